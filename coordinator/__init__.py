@@ -1,0 +1,1 @@
+"""The planning side of chroma-sync: plans, verification, reports and the command line."""

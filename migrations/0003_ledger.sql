@@ -1,0 +1,148 @@
+-- The ledger: the truth about what was planned, tried and done. Times are Postgres's own.
+
+CREATE TABLE sync_workers (
+    worker_id        text PRIMARY KEY,
+    worker_status    text NOT NULL DEFAULT 'active'
+                     CHECK (worker_status IN ('active', 'stopped', 'dead')),
+    -- The lease: everything the worker holds is its own until then. The term grows each time that
+    -- the lease was lost and taken anew.
+    lease_expires_at timestamptz NOT NULL,
+    lease_seconds    double precision NOT NULL CHECK (lease_seconds > 0),
+    lease_term       bigint NOT NULL DEFAULT 1,
+    last_heartbeat   timestamptz NOT NULL DEFAULT now(),
+    started_at       timestamptz NOT NULL DEFAULT now(),
+    current_task_id  bigint,
+    memory_usage_mb  double precision,
+    cpu_percent      double precision,
+    hostname         text NOT NULL,
+    pid              integer NOT NULL,
+    queues           text[] NOT NULL DEFAULT '{}'
+);
+CREATE INDEX sync_workers_active ON sync_workers (worker_id) WHERE worker_status = 'active';
+
+-- Does this worker's lease run? While Postgres was down nobody could renew, so a lease runs at
+-- least its own length from the moment that Postgres was up again.
+CREATE FUNCTION sync_lease_runs(worker sync_workers) RETURNS boolean
+LANGUAGE sql STABLE
+RETURN worker.worker_status = 'active'
+   AND greatest(worker.lease_expires_at,
+                pg_postmaster_start_time() + make_interval(secs => worker.lease_seconds)) > now();
+
+CREATE TABLE sync_leases (
+    name       text PRIMARY KEY,
+    holder     text NOT NULL,
+    term       bigint NOT NULL DEFAULT 1,
+    expires_at timestamptz NOT NULL
+);
+
+CREATE TABLE sync_runs (
+    id                    uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    kind                  text NOT NULL CHECK (kind IN ('sync', 'verify')),
+    -- The sync that a verification proves; NULL for one that stands alone.
+    parent_run_id         uuid REFERENCES sync_runs ON DELETE CASCADE,
+    source_url            text NOT NULL,
+    target_url            text NOT NULL,
+    -- Where workers reach the stores: the same as above, or the loopback address at which the
+    -- coordinator serves a directory.
+    source_endpoint       text NOT NULL,
+    target_endpoint       text NOT NULL,
+    queue_name            text NOT NULL,
+    options               jsonb NOT NULL DEFAULT '{}',
+    status                text NOT NULL DEFAULT 'planning'
+                          CHECK (status IN ('planning', 'running', 'verifying', 'interrupted',
+                                            'completed', 'failed')),
+    verified              boolean,
+    error                 text,
+    report                json,
+    duplicates_suppressed bigint NOT NULL DEFAULT 0,
+    created_at            timestamptz NOT NULL DEFAULT now(),
+    planned_at            timestamptz,
+    finished_at           timestamptz,
+    CHECK (status <> 'completed' OR finished_at IS NOT NULL)
+);
+CREATE INDEX sync_runs_recent ON sync_runs (created_at DESC);
+CREATE INDEX sync_runs_pair ON sync_runs (source_url, target_url, created_at DESC);
+
+CREATE TABLE sync_collections (
+    run_id            uuid NOT NULL REFERENCES sync_runs ON DELETE CASCADE,
+    collection_id     uuid NOT NULL,
+    collection_name   text NOT NULL,
+    -- json, not jsonb: strings may hold \u0000, which jsonb refuses.
+    source_definition json NOT NULL,
+    target_definition json,
+    source_count      bigint NOT NULL,
+    target_count      bigint NOT NULL,
+    PRIMARY KEY (run_id, collection_id)
+);
+
+-- The frozen ids of a run, one row a chunk: first the source's, in its order, then those that only
+-- the target has. bytea, not text: an id may hold \x00, which text refuses. To read them:
+--   SELECT convert_from(unnest(ids), 'UTF8') FROM sync_manifests WHERE run_id = ...
+CREATE TABLE sync_manifests (
+    run_id             uuid NOT NULL REFERENCES sync_runs ON DELETE CASCADE,
+    collection_id      uuid NOT NULL,
+    chunk_start_offset bigint NOT NULL CHECK (chunk_start_offset >= 0),
+    chunk_end_offset   bigint NOT NULL,
+    ids                bytea[] NOT NULL,
+    PRIMARY KEY (run_id, collection_id, chunk_start_offset),
+    CHECK (cardinality(ids) = chunk_end_offset - chunk_start_offset)
+);
+
+CREATE TABLE sync_tasks (
+    id                 bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id             uuid NOT NULL REFERENCES sync_runs ON DELETE CASCADE,
+    collection_id      uuid NOT NULL,
+    collection_name    text NOT NULL,
+    chunk_start_offset bigint NOT NULL CHECK (chunk_start_offset >= 0),
+    chunk_end_offset   bigint NOT NULL,
+    task_status        text NOT NULL DEFAULT 'pending'
+                       CHECK (task_status IN ('pending', 'processing', 'completed', 'failed')),
+    worker_id          text,
+    started_at         timestamptz,
+    completed_at       timestamptz,
+    -- Failed tries since the task was planned, or since `chroma-sync retry`.
+    retry_count        integer NOT NULL DEFAULT 0 CHECK (retry_count >= 0),
+    -- Workers that died while holding the task, one after the other.
+    lost_count         integer NOT NULL DEFAULT 0 CHECK (lost_count >= 0),
+    -- Names the one attempt whose result is accepted.
+    attempt_token      uuid,
+    -- The message that carries the task, in dramatiq.queue.
+    message_id         uuid NOT NULL,
+    error              text,
+    refused            json,
+    created_at         timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (run_id, collection_id, chunk_start_offset),
+    CHECK (chunk_end_offset > chunk_start_offset),
+    CHECK ((task_status = 'processing') = (attempt_token IS NOT NULL)),
+    CHECK (task_status NOT IN ('processing', 'completed')
+           OR (worker_id IS NOT NULL AND started_at IS NOT NULL)),
+    CHECK ((task_status = 'completed') = (completed_at IS NOT NULL))
+);
+CREATE INDEX sync_tasks_by_status ON sync_tasks (run_id, task_status);
+CREATE INDEX sync_tasks_held ON sync_tasks (worker_id) WHERE task_status = 'processing';
+
+CREATE TABLE sync_results (
+    task_id       bigint PRIMARY KEY REFERENCES sync_tasks ON DELETE CASCADE,
+    run_id        uuid NOT NULL REFERENCES sync_runs ON DELETE CASCADE,
+    attempt_token uuid NOT NULL UNIQUE,
+    worker_id     text NOT NULL,
+    -- Records of the chunk found on either side before anything was written, and what was done.
+    source_count  bigint NOT NULL,
+    target_count  bigint NOT NULL,
+    added         bigint NOT NULL DEFAULT 0,
+    updated       bigint NOT NULL DEFAULT 0,
+    deleted       bigint NOT NULL DEFAULT 0,
+    unchanged     bigint NOT NULL DEFAULT 0,
+    -- What a verification found.
+    missing       bigint NOT NULL DEFAULT 0,
+    extra         bigint NOT NULL DEFAULT 0,
+    differing     bigint NOT NULL DEFAULT 0,
+    -- 32 hexadecimal digits, over ids and contents; chunk digests add up modulo 2^128.
+    source_digest text NOT NULL,
+    target_digest text,
+    -- What differs, record by record: [[sign, id, [part, ...]], ...].
+    findings      json,
+    seconds       double precision NOT NULL,
+    recorded_at   timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX sync_results_by_run ON sync_results (run_id);

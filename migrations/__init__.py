@@ -1,0 +1,1 @@
+"""Numbered SQL, applied once each, in order, by tasks/schema.py."""

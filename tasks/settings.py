@@ -1,0 +1,94 @@
+"""Every setting, once. Nothing else in the program reads the environment for its own settings.
+
+(Tokens of stores are read from the variables that an address names, see tasks/stores/address.py.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.errors import InvalidInput
+
+
+class Settings(BaseSettings):
+    """The settings, from the environment. Field descriptions are the documentation."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    database_url: Annotated[
+        SecretStr | None,
+        Field(description="The ledger and the queue; without it, an embedded Postgres is used."),
+    ] = None
+    sync_source_url: Annotated[
+        str | None, Field(description="The source that `chroma-sync coordinator` syncs from.")
+    ] = None
+    sync_target_url: Annotated[
+        str | None, Field(description="The target that `chroma-sync coordinator` syncs to.")
+    ] = None
+    sync_chunk_size: Annotated[int, Field(gt=0, description="Records in a chunk.")] = 1000
+    sync_interval: Annotated[
+        float, Field(gt=0, description="Seconds between scheduled runs of the coordinator.")
+    ] = 300
+    sync_data_dir: Annotated[
+        Path,
+        Field(description="Where the embedded Postgres keeps its data."),
+    ] = platformdirs.user_data_path("chroma-sync", appauthor=False)
+    sync_worker_threads: Annotated[
+        int, Field(gt=0, le=64, description="Chunks that one worker process works on at a time.")
+    ] = 2
+    sync_lease_seconds: Annotated[
+        float,
+        Field(
+            ge=1,
+            description="How long a silent worker keeps what it holds; it renews every quarter.",
+        ),
+    ] = 6
+    sync_listen: Annotated[
+        bool,
+        Field(
+            description="Wake workers by LISTEN and use prepared statements; "
+            "`false` behind a pooler in transaction mode, where workers poll every second."
+        ),
+    ] = True
+    sync_connect_timeout: Annotated[
+        float, Field(gt=0, description="Seconds to wait for a connection to a store.")
+    ] = 5
+    sync_read_timeout: Annotated[
+        float, Field(gt=0, description="Seconds to wait for a store's answer.")
+    ] = 120
+    sync_retry_backoff: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Seconds before the first retry of a chunk, at most; "
+            "doubles for the second and the third.",
+        ),
+    ] = 6
+    sync_message_retention: Annotated[
+        float, Field(gt=0, description="Seconds that finished messages stay in the queue's table.")
+    ] = 3600
+    sync_log_level: Annotated[
+        str,
+        Field(
+            pattern="(?i)^(debug|info|warning|error)$",
+            description="`debug`, `info`, `warning` or `error`; logs go to standard error.",
+        ),
+    ] = "warning"
+    sync_log_json: Annotated[bool, Field(description="Write logs as one JSON object a line.")] = (
+        False
+    )
+
+
+def load_settings() -> Settings:
+    """The settings from the environment. Raises `InvalidInput` that names the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper()
+        raise InvalidInput(f"{name}: {first['msg'].lower()}.") from None

@@ -1,0 +1,1 @@
+"""The queries, one named block each, read by tasks/database.py."""

@@ -1,0 +1,1 @@
+"""Stores: what records are read from and written to, behind one protocol (base.py)."""

@@ -1,0 +1,304 @@
+"""A Chroma server, from 0.6 on, over version 2 of its HTTP API.
+
+Not through the chromadb package: that refuses servers of other versions, sets no timeouts and turns
+every vector into Python lists. Where the API does what one would not expect, a comment says so;
+seen on 1.5.9 unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+import numpy as np
+import orjson
+
+from tasks.errors import CollectionNotFound, InvalidInput, StoreGarbled, StoreOverloaded
+from tasks.records import Embeddings, RecordBatch
+from tasks.stores import answers, batches
+from tasks.stores.address import Address
+from tasks.stores.base import Collection, RecordRefusal
+from tasks.stores.definitions import creation_requests
+from tasks.stores.paging import Moved, ids_in_pages
+from tasks.stores.transport import (
+    CONNECT_TIMEOUT,
+    READ_TIMEOUT,
+    ContentRefused,
+    NotFound,
+    Transport,
+)
+
+_READ_RECORDS = 10_000  # SQLite takes 32,766 variables in one query
+_READ_BYTES = 64 * 1024 * 1024  # of one answer, by estimate
+_DELETE_RECORDS = 5_000
+_COLLECTIONS_PAGE = 500
+_NAMES_SHOWN = 5
+_INCLUDE = ["embeddings", "documents", "metadatas", "uris"]
+
+
+class ChromaHttpStore:
+    """The `Store` of one tenant and database of a Chroma server. See tasks/stores/base.py.
+
+    Timeouts are in seconds: to connect, and between two bytes of an answer.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        headers: Mapping[str, str],
+        label: str | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        read_timeout: float = READ_TIMEOUT,
+        max_request_bytes: int = batches.MAX_REQUEST_BYTES,
+    ) -> None:
+        self._address = address
+        self._label = label or str(address)
+        self._max_request_bytes = max_request_bytes
+        self._transport = Transport(
+            address.location,
+            label=self._label,
+            headers=headers,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+        )
+        self._tenant = f"/api/v2/tenants/{quote(address.tenant, safe='')}"
+        self._database = f"{self._tenant}/databases/{quote(address.database, safe='')}"
+        self._limits: tuple[int, bool] | None = None
+        self._limits_lock = Lock()
+
+    @property
+    def label(self) -> str:
+        return self._label
+
+    @property
+    def endpoint(self) -> str:
+        """The http address that reaches this store from any process of this machine."""
+        return str(self._address)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def check(self) -> None:
+        operation = "check"
+        try:
+            beat = self._transport.get("/api/v2/heartbeat", operation=operation)
+        except (NotFound, ContentRefused, StoreGarbled):
+            beat = None
+        if not isinstance(beat, dict) or "nanosecond heartbeat" not in beat:
+            what = "what answers is no Chroma server of version 0.6 or later: check the address"
+            raise InvalidInput(self._transport.message(operation, what))
+        # Listing the collections of a database that is not there answers 200 and [].
+        for path, name, kind in (
+            (self._tenant, self._address.tenant, "tenant"),
+            (self._database, self._address.database, "database"),
+        ):
+            try:
+                self._transport.get(path, operation=operation)
+            except (NotFound, ContentRefused) as error:
+                what = f"the server has no {kind} {name!r}: create it or name another, ?{kind}=NAME"
+                raise InvalidInput(self._transport.message(operation, what)) from error
+
+    def collections(self) -> list[Collection]:
+        operation = "list collections"
+        found: dict[UUID, Collection] = {}
+        offset = 0
+        while True:
+            answer = self._transport.get(
+                f"{self._database}/collections?limit={_COLLECTIONS_PAGE}&offset={offset}",
+                operation=operation,
+            )
+            with self._reading(operation):
+                page = [answers.collection(item) for item in answer]
+            before = len(found)
+            found.update((collection.id, collection) for collection in page)
+            # The second test is for a server that ignores the offset.
+            if len(page) < _COLLECTIONS_PAGE or len(found) == before:
+                return sorted(found.values(), key=lambda collection: collection.name)
+            offset += len(page)
+
+    def collection(self, name: str) -> Collection:
+        operation = f"open collection {name!r}"
+        try:
+            answer = self._transport.get(
+                f"{self._database}/collections/{quote(name, safe='')}", operation=operation
+            )
+        except (NotFound, ContentRefused, StoreOverloaded) as error:
+            # Servers before 1.0 answer 400 or 500 for a name that is not there.
+            names = [collection.name for collection in self.collections()]
+            if name in names:
+                raise
+            what = f"there is no collection of that name; {_some(names)}"
+            raise CollectionNotFound(self._transport.message(operation, what)) from error
+        with self._reading(operation):
+            return answers.collection(answer)
+
+    def create(self, definition: Collection) -> Collection:
+        operation = f"create collection {definition.name!r}"
+        version = self._transport.get("/api/v2/version", operation=operation)
+        *attempts, last = creation_requests(definition, server_version=str(version))
+        for attempt in attempts:
+            try:
+                return self._create(attempt, operation)
+            except ContentRefused:
+                continue  # a server of another version or kind does not know this schema
+        return self._create(last, operation)
+
+    def count(self, collection: Collection) -> int:
+        operation = f"count {collection.name!r}"
+        with self._in_collection(collection):
+            answer = self._transport.get(f"{self._path(collection)}/count", operation=operation)
+        with self._reading(operation):
+            return int(answer)
+
+    def ids(self, collection: Collection, *, page_size: int = 50_000) -> Iterator[list[str]]:
+        operation = f"list the ids of {collection.name!r}"
+
+        def fetch(offset: int, limit: int) -> list[str]:
+            answer = self._post(
+                collection, "get", {"limit": limit, "offset": offset, "include": []}, operation
+            )
+            with self._reading(operation):
+                return answers.ids(answer)
+
+        try:
+            yield from ids_in_pages(fetch, page_size=page_size)
+        except Moved:
+            what = "the collection changes faster than its ids can be listed"
+            raise StoreGarbled(self._transport.message(operation, what)) from None
+
+    def read(self, collection: Collection, ids: Sequence[str]) -> RecordBatch:
+        operation = f"read {collection.name!r}"
+        per_record = 2048 + 12 * (collection.dimension or 1024)
+        step = max(100, min(_READ_RECORDS, _READ_BYTES // per_record))
+        parts = []
+        for start in range(0, len(ids), step):
+            wanted = list(ids[start : start + step])
+            answer = self._post(collection, "get", {"ids": wanted, "include": _INCLUDE}, operation)
+            with self._reading(operation):
+                parts.append(answers.records(answer, wanted))
+        return answers.joined(parts)
+
+    def add(self, collection: Collection, batch: RecordBatch) -> list[RecordRefusal]:
+        return self._write(collection, batches.without_removals(batch), "add")
+
+    def upsert(self, collection: Collection, batch: RecordBatch) -> list[RecordRefusal]:
+        return self._write(collection, batch, "upsert")
+
+    def delete(self, collection: Collection, ids: Sequence[str]) -> None:
+        operation = f"delete records of {collection.name!r}"
+        for start in range(0, len(ids), _DELETE_RECORDS):
+            part = list(ids[start : start + _DELETE_RECORDS])
+            self._post(collection, "delete", {"ids": part}, operation)
+
+    def query(self, collection: Collection, embeddings: Embeddings, count: int) -> list[list[str]]:
+        if len(embeddings) == 0:
+            return []
+        operation = f"query {collection.name!r}"
+        request = {
+            "query_embeddings": np.asarray(embeddings, dtype=np.float32).tolist(),
+            "n_results": count,
+            "include": [],
+        }
+        answer = self._post(collection, "query", request, operation)
+        with self._reading(operation):
+            return answers.neighbours(answer, len(embeddings))
+
+    def _create(self, body: dict[str, Any], operation: str) -> Collection:
+        answer = self._transport.post(
+            f"{self._database}/collections", orjson.dumps(body), operation=operation
+        )
+        with self._reading(operation):
+            return answers.collection(answer)
+
+    def _write(self, collection: Collection, batch: RecordBatch, verb: str) -> list[RecordRefusal]:
+        operation = f"{verb} to {collection.name!r}"
+        path = f"{self._path(collection)}/{verb}"
+        max_records, base64 = self._write_limits()
+        looked = False
+
+        def send(body: bytes) -> None:
+            nonlocal looked
+            try:
+                self._transport.post(path, body, operation=operation)
+            except NotFound as error:
+                raise CollectionNotFound(str(error)) from error
+            except (ContentRefused, StoreOverloaded):
+                # Is it the records, or the collection? Its dimension may be younger than the
+                # definition; servers before 1.0 answer 400 if it is gone, 500 to a wrong dimension.
+                if not looked:
+                    looked = True
+                    batches.require_dimension(batch, self._current(collection).dimension)
+                raise
+
+        try:
+            batches.require_dimension(batch, collection.dimension)
+            return batches.write(
+                batch,
+                send,
+                max_records=max_records,
+                max_bytes=self._max_request_bytes,
+                base64=base64,
+            )
+        except batches.WrongDimension as error:
+            return [RecordRefusal(id=id_, reason=str(error)) for id_ in batch.ids]
+
+    def _write_limits(self) -> tuple[int, bool]:
+        """The most records in a request, and whether embeddings may be sent as base64."""
+        with self._limits_lock:
+            if self._limits is None:
+                operation = "ask for the limits"
+                answer = self._transport.get("/api/v2/pre-flight-checks", operation=operation)
+                with self._reading(operation):
+                    records = int(answer["max_batch_size"])
+                    base64 = answer.get("supports_base64_encoding") is True
+                    self._limits = max(1, records), base64
+            return self._limits
+
+    def _post(self, collection: Collection, verb: str, body: dict[str, Any], operation: str) -> Any:
+        with self._in_collection(collection):
+            return self._transport.post(
+                f"{self._path(collection)}/{verb}", orjson.dumps(body), operation=operation
+            )
+
+    def _path(self, collection: Collection) -> str:
+        return f"{self._database}/collections/{collection.id}"
+
+    def _current(self, collection: Collection) -> Collection:
+        """Its definition as it is now. Raises `CollectionNotFound` if it is gone, or if there is
+        another of that name."""
+        current = self.collection(collection.name)
+        if current.id != collection.id:
+            what = f"the collection {collection.id} was deleted, another has its name now"
+            operation = f"open collection {collection.name!r}"
+            raise CollectionNotFound(self._transport.message(operation, what))
+        return current
+
+    @contextmanager
+    def _in_collection(self, collection: Collection) -> Iterator[None]:
+        try:
+            yield
+        except NotFound as error:
+            raise CollectionNotFound(str(error)) from error
+        except ContentRefused:
+            self._current(collection)  # servers before 1.0 answer 400 if it is gone
+            raise
+
+    @contextmanager
+    def _reading(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"the answer is not what the API promises: {error!r}"
+            raise StoreGarbled(self._transport.message(operation, what)) from error
+
+
+def _some(names: Sequence[str]) -> str:
+    if not names:
+        return "the database holds none"
+    more = ", ..." if len(names) > _NAMES_SHOWN else ""
+    return f"there are: {', '.join(names[:_NAMES_SHOWN])}{more}"

@@ -1,0 +1,48 @@
+"""Requests that make a collection from another's definition. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.stores.base import Collection
+
+_INDEX_KEYS = {  # a configuration's name for a setting, and metadata's
+    "space": "hnsw:space",
+    "ef_construction": "hnsw:construction_ef",
+    "max_neighbors": "hnsw:M",
+    "ef_search": "hnsw:search_ef",
+    "num_threads": "hnsw:num_threads",
+    "batch_size": "hnsw:batch_size",
+    "sync_threshold": "hnsw:sync_threshold",
+    "resize_factor": "hnsw:resize_factor",
+}
+
+
+def creation_requests(definition: Collection, *, server_version: str) -> list[dict[str, Any]]:
+    """The bodies to try in turn, the most faithful first; a server refuses what it does not know.
+
+    Each gives the collection as it is if one of that name is there.
+    """
+    metadata = definition.metadata or {}
+    index = definition.configuration.get("hnsw") or definition.configuration.get("spann") or {}
+    common = {"name": definition.name, "metadata": metadata or None, "get_or_create": True}
+    if server_version.startswith("0."):
+        # Takes no index settings but from the metadata, and ignores others without a word.
+        settings = {
+            key: index[name] for name, key in _INDEX_KEYS.items() if index.get(name) is not None
+        }
+        return [{**common, "metadata": {**settings, **metadata} or None}]
+    function = definition.configuration.get("embedding_function")
+    function_only = {"embedding_function": function} if function else None
+    if any(key in metadata for key in _INDEX_KEYS.values()):
+        # To the server these are a configuration: it refuses a schema beside them, and takes from
+        # them more than the configuration that it reports holds (threads, batch size).
+        return [{**common, "configuration": function_only}]
+    bodies = []
+    if definition.schema:
+        # It holds everything that the configuration does; both at once are refused.
+        bodies.append({**common, "schema": definition.schema})
+    kinds = ("hnsw", "spann")
+    given = {key: value for key in kinds if (value := definition.configuration.get(key))}
+    bodies.append({**common, "configuration": {**given, **(function_only or {})} or None})
+    return bodies

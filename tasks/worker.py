@@ -1,0 +1,87 @@
+"""A worker: settings, pool, stores, broker and actors, put together and run."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import dramatiq
+import structlog
+from dramatiq.middleware import Middleware
+
+from tasks.actors import ChunkWork, retries
+from tasks.broker import PostgresBroker
+from tasks.database import Database
+from tasks.ledger import Ledger
+from tasks.settings import Settings
+from tasks.stores.address import parse_address
+from tasks.stores.base import Store
+from tasks.stores.cache import StoreCache
+from tasks.stores.open import open_store
+from tasks.workers import Heartbeat, new_worker_id
+
+DEFAULT_QUEUE = "sync"
+
+logger = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Works on the tasks of one queue until it is stopped.
+
+    The process may hold several; each has a lease of its own.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, *, queue_name: str = DEFAULT_QUEUE
+    ) -> None:
+        self.worker_id = new_worker_id()
+        self._database = database
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._stores = StoreCache(self._open_store)
+        work = ChunkWork(
+            Ledger(database), self._stores, worker_id=self.worker_id, stopping=self._stopping
+        )
+        middleware: list[Middleware] = [retries(settings.sync_retry_backoff)]
+        self._broker = PostgresBroker(database, worker_id=self.worker_id, middleware=middleware)
+        work.declare(self._broker, queue_name)
+        self._heartbeat = Heartbeat(
+            database,
+            worker_id=self.worker_id,
+            queues=[queue_name],
+            lease=settings.sync_lease_seconds,
+            current_task=work.current_task,
+            message_retention=settings.sync_message_retention,
+        )
+        self._dramatiq = dramatiq.Worker(
+            self._broker, worker_timeout=200, worker_threads=settings.sync_worker_threads
+        )
+        # A chunk takes far longer than a claim: what one worker holds back, another could do.
+        self._dramatiq.queue_prefetch = settings.sync_worker_threads
+
+    def _open_store(self, address: str) -> Store:
+        return open_store(
+            parse_address(address),
+            environ=os.environ,
+            connect_timeout=self._settings.sync_connect_timeout,
+            read_timeout=self._settings.sync_read_timeout,
+        )
+
+    def start(self) -> None:
+        """Take the lease and begin to work. Raises `DatabaseUnavailable`."""
+        self._heartbeat.start()
+        self._dramatiq.start()
+        logger.info("worker started", worker=self.worker_id)
+
+    def stop(self, *, grace: float = 3.0) -> None:
+        """Stop within `grace` seconds; what is not finished by then goes back to the queue.
+
+        A write that is still under way may reach the target after that. It does no harm: it is what
+        the next attempt would write.
+        """
+        self._stopping.set()
+        self._dramatiq.stop(timeout=int(grace * 1000))
+        self._broker.close()
+        self._heartbeat.stop()
+        self._stores.close()
+        logger.info("worker stopped", worker=self.worker_id)

@@ -1,0 +1,365 @@
+"""The broker, on a real Postgres, with Dramatiq's own worker."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import dramatiq
+import dramatiq_pg
+import pytest
+from dramatiq.middleware import Retries
+
+from tasks.broker import PostgresBroker, purge
+from tasks.database import Database
+from tasks.workers import Heartbeat, bury_dead_workers
+from tests.eventually import eventually
+
+QUEUE = "testing"
+LEASE = 1.0
+
+MakeBroker = Callable[[str], PostgresBroker]
+
+
+@pytest.fixture
+def make_broker(database: Database) -> Iterator[MakeBroker]:
+    brokers = []
+
+    def make(worker_id: str) -> PostgresBroker:
+        retries = Retries(max_retries=3, min_backoff=1, max_backoff=50)
+        broker = PostgresBroker(database, worker_id=worker_id, middleware=[retries])
+        broker.declare_queue(QUEUE)
+        brokers.append(broker)
+        return broker
+
+    yield make
+    for broker in brokers:
+        broker.close()
+
+
+@contextlib.contextmanager
+def working(
+    database: Database,
+    broker: PostgresBroker,
+    *,
+    threads: int = 2,
+    lease: float = 6,
+    prefetch: int | None = None,
+) -> Iterator[dramatiq.Worker]:
+    heartbeat = Heartbeat(database, worker_id=broker.worker_id, queues=[QUEUE], lease=lease)
+    heartbeat.start()
+    worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=100)
+    if prefetch is not None:
+        worker.queue_prefetch = prefetch
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop(timeout=5000)
+        heartbeat.stop()
+
+
+def states(database: Database) -> dict[str, int]:
+    # By a connection of its own: a test that cuts all others has just cut the pool's.
+    with database.connect() as connection:
+        rows = connection.execute("SELECT state::text, count(*) FROM dramatiq.queue GROUP BY 1")
+        return dict(rows.fetchall())
+
+
+def message(actor: str, *args: Any) -> dramatiq.Message[Any]:
+    return dramatiq.Message(queue_name=QUEUE, actor_name=actor, args=args, kwargs={}, options={})
+
+
+def claim(
+    database: Database, broker: PostgresBroker, *, prefetch: int = 1, lease: float = LEASE
+) -> Any:
+    """The consumer of a worker whose process we pretend to be, and what it is given."""
+    heartbeat = Heartbeat(database, worker_id=broker.worker_id, queues=[QUEUE], lease=lease)
+    with database.connection() as connection:
+        heartbeat._register(connection)  # without the thread: this worker never renews
+    consumer = broker.consume(QUEUE, prefetch=prefetch, timeout=1000)
+    return consumer, next(consumer)
+
+
+def test_it_is_a_dramatiq_pg_broker(make_broker: MakeBroker) -> None:
+    assert isinstance(make_broker("w"), dramatiq_pg.PostgresBroker)
+
+
+def test_messages_enqueued_in_a_transaction_are_all_there_or_none(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+    with database.transaction() as connection, connection.transaction(force_rollback=True):
+        broker.enqueue_many([message("noop") for _ in range(100)], connection)
+    assert states(database) == {}
+    with database.transaction() as connection:
+        broker.enqueue_many([message("noop") for _ in range(100)], connection)
+    assert states(database) == {"queued": 100}
+
+
+def test_every_message_is_worked_on_once_by_competing_workers(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    done: list[tuple[str, int]] = []
+    with contextlib.ExitStack() as stack:
+        for name in ("one", "two"):
+            broker = make_broker(name)
+
+            def note(number: int, name: str = name) -> None:
+                done.append((name, number))
+
+            dramatiq.actor(note, actor_name="note", queue_name=QUEUE, broker=broker)
+            stack.enter_context(working(database, broker))
+        with database.transaction() as connection:
+            broker.enqueue_many([message("note", number) for number in range(500)], connection)
+        broker.join(QUEUE, timeout=20_000)
+    assert sorted(number for _, number in done) == list(range(500))
+    assert {name for name, _ in done} == {"one", "two"}
+    assert states(database) == {"done": 500}
+
+
+def test_older_messages_come_first(database: Database, make_broker: MakeBroker) -> None:
+    broker = make_broker("w")
+    for number in range(5):
+        broker.enqueue(message("noop", number))
+    consumer, first = claim(database, broker, prefetch=5)
+    assert [first.args[0], *(next(consumer).args[0] for _ in range(4))] == [0, 1, 2, 3, 4]
+
+
+def test_a_retry_waits_in_postgres_and_keeps_its_row(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+    attempts = []
+
+    def fail_twice() -> None:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise ValueError("not yet")
+
+    actor = dramatiq.actor(fail_twice, queue_name=QUEUE, broker=broker)
+    with working(database, broker):
+        actor.send()
+        broker.join(QUEUE, timeout=20_000)
+    assert len(attempts) == 3
+    assert states(database) == {"done": 1}
+
+
+def test_a_message_that_fails_for_good_is_rejected_with_its_traceback(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+
+    def fail() -> None:
+        raise ValueError("never")
+
+    actor = dramatiq.actor(fail, queue_name=QUEUE, broker=broker, max_retries=1)
+    with working(database, broker):
+        actor.send()
+        broker.join(QUEUE, timeout=20_000)
+    with database.connection() as connection:
+        row = connection.execute(
+            "SELECT state::text, message->'options'->>'traceback' FROM dramatiq.queue"
+        ).fetchone()
+    assert row is not None
+    assert row[0] == "rejected"
+    assert "never" in row[1]
+
+
+def test_a_delayed_message_is_not_delivered_before_its_time(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+    broker.enqueue(message("later"), delay=3_600_000)
+    consumer, nothing = claim(database, broker, lease=60)
+    assert nothing is None
+    with database.connection() as connection:
+        connection.execute("UPDATE dramatiq.queue SET due_at = now()")
+    assert eventually(lambda: next(consumer)).actor_name == "later"
+
+
+def test_messages_of_a_dead_worker_go_to_another(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    dead, alive = make_broker("dead"), make_broker("alive")
+    dead.enqueue(message("noop"))
+    _, held = claim(database, dead)
+    assert held is not None
+    assert eventually(lambda: bury_dead_workers(database)) == ["dead"]
+    _, delivery = claim(database, alive)
+    assert delivery.message_id == held.message_id
+    assert delivery.number == 2
+
+
+def test_a_worker_without_a_lease_is_given_nothing(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    dead, alive = make_broker("dead"), make_broker("alive")
+    consumer, nothing = claim(database, dead)
+    assert nothing is None
+    assert eventually(lambda: bury_dead_workers(database)) == ["dead"]
+    dead.enqueue(message("noop"))
+    assert next(consumer) is None
+    assert claim(database, alive)[1] is not None
+
+
+def test_messages_claimed_after_the_burial_are_not_held_for_ever(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    dead, alive = make_broker("dead"), make_broker("alive")
+    dead.enqueue(message("noop"))
+    _, held = claim(database, dead)
+    with database.connection() as connection:  # as if the claim had been under way meanwhile
+        connection.execute("UPDATE sync_workers SET worker_status = 'dead'")
+    assert bury_dead_workers(database) == []
+    assert claim(database, alive)[1].message_id == held.message_id
+
+
+def test_a_late_acknowledgement_does_not_finish_what_is_somebody_elses(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    paused, other = make_broker("paused"), make_broker("other")
+    paused.enqueue(message("noop"))
+    consumer, held = claim(database, paused)
+    eventually(lambda: bury_dead_workers(database))
+    _, delivery = claim(database, other)
+    assert delivery.message_id == held.message_id
+
+    consumer.ack(held)
+    paused.enqueue(held, delay=0)  # as Retries would
+    paused.hand_back([held])
+    paused.close()  # writes what waits
+    assert states(database) == {"consumed": 1}
+
+
+def test_a_late_acknowledgement_does_not_finish_a_later_delivery_to_the_same_worker(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+    broker.enqueue(message("noop"))
+    consumer, first = claim(database, broker)
+    eventually(lambda: bury_dead_workers(database))
+    _, second = claim(database, broker)
+    assert (second.message_id, second.number) == (first.message_id, 2)
+    consumer.ack(first)
+    broker.enqueue(first, delay=0)
+    broker.hand_back([first])
+    broker.close()
+    assert states(database) == {"consumed": 1}
+
+
+def test_a_finished_message_is_not_brought_back_by_sending_it_again(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+    sent = message("noop")
+    broker.enqueue(sent)
+    consumer, delivery = claim(database, broker)
+    consumer.ack(delivery)
+    eventually(lambda: states(database) == {"done": 1})
+    broker.enqueue(sent)
+    assert states(database) == {"done": 1}
+
+
+def test_what_was_prefetched_is_handed_back_at_once_when_a_worker_stops(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    stopping, other = make_broker("stopping"), make_broker("other")
+    began, finish = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        began.set()
+        finish.wait(20)
+
+    dramatiq.actor(wait, actor_name="wait", queue_name=QUEUE, broker=stopping)
+    with database.transaction() as connection:
+        stopping.enqueue_many([message("wait") for _ in range(8)], connection)
+    with working(database, stopping, threads=1, prefetch=8) as worker:
+        assert began.wait(10)
+        eventually(lambda: states(database) == {"consumed": 8})
+        stop = threading.Thread(target=lambda: worker.stop(timeout=20_000))
+        stop.start()
+        # One is still being worked on; the others do not wait for it.
+        eventually(lambda: states(database) == {"consumed": 1, "queued": 7})
+        _, delivery = claim(database, other)
+        assert delivery is not None
+        finish.set()
+        stop.join(20)
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+    broker.enqueue(message("noop"))
+    consumer, _ = claim(database, broker, prefetch=4)
+    # As if another message had been claimed for us, and the answer had not arrived.
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO dramatiq.queue (message_id, queue_name, state, worker_id, message)"
+            " VALUES (%s, %s, 'consumed', 'w', %s)",
+            [uuid4(), QUEUE, message("lost").encode().decode()],
+        )
+    consumer._claim_in_doubt = True
+    consumer.wake()
+    assert eventually(lambda: next(consumer)).actor_name == "lost"
+    assert states(database) == {"consumed": 2}
+
+
+def test_connections_that_are_cut_neither_lose_nor_repeat_a_message(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+    done: list[int] = []
+
+    def note(number: int) -> None:
+        done.append(number)
+
+    dramatiq.actor(note, actor_name="note", queue_name=QUEUE, broker=broker)
+    with database.transaction() as connection:
+        broker.enqueue_many([message("note", number) for number in range(2000)], connection)
+    with working(database, broker, threads=4):
+        for cut in range(4):
+            eventually(lambda cut=cut: len(done) > 300 * cut)  # type: ignore[misc]
+            with database.connect() as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+        eventually(lambda: states(database) == {"done": 2000}, within=40)
+    assert sorted(done) == list(range(2000))
+
+
+def test_old_messages_are_purged_and_others_stay(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+    with database.transaction() as connection:
+        broker.enqueue_many([message("noop") for _ in range(10)], connection)
+    with database.connection() as connection:
+        connection.execute(
+            "UPDATE dramatiq.queue SET state = 'done', mtime = now() - interval '1 hour'"
+            " WHERE seq <= (SELECT min(seq) + 5 FROM dramatiq.queue)"
+        )
+    assert purge(database, age=7200) == 0
+    assert purge(database, age=1800) == 6
+    assert states(database) == {"queued": 4}
+
+
+def test_the_hot_queries_use_their_indexes(database: Database, make_broker: MakeBroker) -> None:
+    broker = make_broker("w")
+    with database.transaction() as connection:
+        broker.enqueue_many([message("noop") for _ in range(3000)], connection)
+    with database.connection() as connection:
+        connection.execute("ANALYZE dramatiq.queue")
+        plan = connection.execute(
+            "EXPLAIN SELECT message_id FROM dramatiq.queue WHERE queue_name = 'testing'"
+            " AND state = 'queued' AND due_at <= now() ORDER BY due_at, seq LIMIT 8"
+            " FOR UPDATE SKIP LOCKED"
+        ).fetchall()
+    text = "\n".join(row[0] for row in plan)
+    assert "queue_next" in text
+    assert "Sort" not in text
