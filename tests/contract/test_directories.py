@@ -7,12 +7,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import chromadb
 import psutil
 import pytest
-from chromadb.config import Settings
 
 from tasks.errors import InvalidInput, StoreRefused, StoreUnavailable
 from tasks.stores import server as server_module
@@ -93,11 +90,15 @@ def test_a_directory_that_another_process_serves_is_refused(tmp_path: Path) -> N
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a collection of one record, written by Chroma itself and closed."""
     path = tmp_path_factory.mktemp("written")
-    client: Any = chromadb.PersistentClient(
-        str(path), settings=Settings(anonymized_telemetry=False)
+    # In a process of its own: a client that was closed may still have the database open for a while.
+    code = (
+        "import sys, chromadb\n"
+        "from chromadb.config import Settings\n"
+        "client = chromadb.PersistentClient(sys.argv[1], Settings(anonymized_telemetry=False))\n"
+        "kept = client.create_collection('kept', embedding_function=None)\n"
+        "kept.add(ids=['a'], embeddings=[[1, 2]])\n"
     )
-    client.create_collection("kept", embedding_function=None).add(ids=["a"], embeddings=[[1, 2]])
-    client.close()
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
     return path
 
 
