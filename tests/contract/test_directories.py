@@ -90,7 +90,7 @@ def test_a_directory_that_another_process_serves_is_refused(tmp_path: Path) -> N
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a collection of one record, written by Chroma itself and closed."""
     path = tmp_path_factory.mktemp("written")
-    # In a process of its own: a client that was closed may still have the database open for a while.
+    # By a process of its own: after `close`, a client may have the database open for a while.
     code = (
         "import sys, chromadb\n"
         "from chromadb.config import Settings\n"
