@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 from uuid import UUID
 
-from tasks.records import Embeddings, RecordBatch
+from tasks.records import Embeddings, Metadata, RecordBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,31 @@ class Store(Protocol):
 
         If one of that name is there already, it is returned as it is: a call that is repeated
         after a lost answer does no harm.
+        """
+        ...
+
+    def modify(
+        self,
+        collection: Collection,
+        *,
+        name: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> Collection:
+        """Rename the collection or replace its metadata, or both in one step; `None` leaves as is.
+
+        `metadata` takes the place of all that was there, so `{}` leaves none. The index settings
+        among it (`hnsw:*`) stay as the collection has them: no server changes an index afterwards.
+        Returns the definition as it is then. May be repeated. Raises `StoreRefused` for a name that
+        another collection has or that the server does not allow, and `CollectionNotFound`.
+        """
+        ...
+
+    def drop(self, collection: Collection) -> None:
+        """Delete the collection with all its records, if the one of that name still has this id.
+
+        One that is gone, renamed or made anew does no harm: nothing is deleted then. The name is
+        looked up right before, since servers delete by name; only a rename in between could fool
+        this.
         """
         ...
 

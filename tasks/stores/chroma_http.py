@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 from urllib.parse import quote
@@ -17,12 +18,18 @@ from uuid import UUID
 import numpy as np
 import orjson
 
-from tasks.errors import CollectionNotFound, InvalidInput, StoreGarbled, StoreOverloaded
-from tasks.records import Embeddings, RecordBatch
+from tasks.errors import (
+    CollectionNotFound,
+    InvalidInput,
+    StoreGarbled,
+    StoreOverloaded,
+    StoreRefused,
+)
+from tasks.records import Embeddings, Metadata, RecordBatch
 from tasks.stores import answers, batches
 from tasks.stores.address import Address
 from tasks.stores.base import Collection, RecordRefusal
-from tasks.stores.definitions import creation_requests
+from tasks.stores.definitions import creation_requests, modification_request
 from tasks.stores.paging import Moved, ids_in_pages
 from tasks.stores.transport import (
     CONNECT_TIMEOUT,
@@ -148,6 +155,38 @@ class ChromaHttpStore:
                 continue  # a server of another version or kind does not know this schema
         return self._create(last, operation)
 
+    def modify(
+        self,
+        collection: Collection,
+        *,
+        name: str | None = None,
+        metadata: Metadata | None = None,
+    ) -> Collection:
+        operation = f"change {collection.name!r}"
+        body = modification_request(collection, name=name, metadata=metadata)
+        try:
+            with self._in_collection(collection):
+                self._transport.put(self._path(collection), orjson.dumps(body), operation=operation)
+        except (StoreOverloaded, StoreRefused) as error:
+            # Servers answer 500 for a name that is taken.
+            if name is None or self._id_of(name) in (None, collection.id):
+                raise
+            what = f"another collection has the name {name!r}"
+            raise StoreRefused(self._transport.message(operation, what)) from error
+        return self._current(replace(collection, name=name or collection.name))
+
+    def drop(self, collection: Collection) -> None:
+        operation = f"delete collection {collection.name!r}"
+        path = f"{self._database}/collections/{quote(collection.name, safe='')}"
+        if self._id_of(collection.name) != collection.id:
+            return
+        try:
+            self._transport.delete(path, operation=operation)
+        except (NotFound, ContentRefused, StoreOverloaded):
+            # Another may have deleted it meanwhile; servers before 1.0 answer 400 for that.
+            if self._id_of(collection.name) == collection.id:
+                raise
+
     def count(self, collection: Collection) -> int:
         operation = f"count {collection.name!r}"
         with self._in_collection(collection):
@@ -267,6 +306,12 @@ class ChromaHttpStore:
 
     def _path(self, collection: Collection) -> str:
         return f"{self._database}/collections/{collection.id}"
+
+    def _id_of(self, name: str) -> UUID | None:
+        try:
+            return self.collection(name).id
+        except CollectionNotFound:
+            return None
 
     def _current(self, collection: Collection) -> Collection:
         """Its definition as it is now. Raises `CollectionNotFound` if it is gone, or if there is

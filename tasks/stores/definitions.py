@@ -1,9 +1,10 @@
-"""Requests that make a collection from another's definition. Pure."""
+"""Requests that make a collection from another's definition, or change it. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tasks.records import Metadata
 from tasks.stores.base import Collection
 
 _INDEX_KEYS = {  # a configuration's name for a setting, and metadata's
@@ -16,6 +17,27 @@ _INDEX_KEYS = {  # a configuration's name for a setting, and metadata's
     "sync_threshold": "hnsw:sync_threshold",
     "resize_factor": "hnsw:resize_factor",
 }
+_METADATA_KEYS = frozenset(_INDEX_KEYS.values())
+
+
+def without_index(metadata: Metadata | None) -> Metadata:
+    """The metadata that says nothing of the index."""
+    return {key: value for key, value in (metadata or {}).items() if key not in _METADATA_KEYS}
+
+
+def modification_request(
+    collection: Collection, *, name: str | None, metadata: Metadata | None
+) -> dict[str, Any]:
+    """The body that renames a collection or replaces its metadata; `None` leaves as is."""
+    body: dict[str, Any] = {}
+    if name is not None:
+        body["new_name"] = name
+    if metadata is not None:
+        given = collection.metadata or {}
+        index = {key: value for key, value in given.items() if key in _METADATA_KEYS}
+        # An empty object is refused or ignored; a value of None is a key that is not there.
+        body["new_metadata"] = {**without_index(metadata), **index} or {"none": None}
+    return body
 
 
 def creation_requests(definition: Collection, *, server_version: str) -> list[dict[str, Any]]:
@@ -34,7 +56,7 @@ def creation_requests(definition: Collection, *, server_version: str) -> list[di
         return [{**common, "metadata": {**settings, **metadata} or None}]
     function = definition.configuration.get("embedding_function")
     function_only = {"embedding_function": function} if function else None
-    if any(key in metadata for key in _INDEX_KEYS.values()):
+    if not _METADATA_KEYS.isdisjoint(metadata):
         # To the server these are a configuration: it refuses a schema beside them, and takes from
         # them more than the configuration that it reports holds (threads, batch size).
         return [{**common, "configuration": function_only}]

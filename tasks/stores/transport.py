@@ -94,6 +94,14 @@ class Transport:
         """The JSON that a POST of this JSON answers with."""
         return self._json("POST", path, operation, body)
 
+    def put(self, path: str, body: bytes, *, operation: str) -> Any:
+        """The JSON that a PUT of this JSON answers with."""
+        return self._json("PUT", path, operation, body)
+
+    def delete(self, path: str, *, operation: str) -> Any:
+        """The JSON that a DELETE of this path answers with."""
+        return self._json("DELETE", path, operation, None)
+
     def message(self, operation: str, what: str) -> str:
         """A message for an error: the store, what was tried, what happened, in one line."""
         return f"{self._label}: {operation}: {self._line(what)}"

@@ -69,7 +69,7 @@ def scripted_server() -> Iterator[ScriptedServer]:
             self.wfile.write(data[: len(data) // 2] if answer.cut else data)
             self.close_connection = answer.cut
 
-        do_GET = do_POST = answer  # noqa: N815 - the names that http.server looks for
+        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the names that http.server looks for
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass

@@ -283,6 +283,27 @@ def test_a_name_that_is_not_there_whatever_the_server_calls_that(
     assert "the database holds none" in message
 
 
+@pytest.mark.parametrize("status", [404, 400, 500])
+def test_a_collection_that_another_deletes_first_is_dropped(
+    script: ScriptedServer, opened: Store, status: int
+) -> None:
+    gone = Answer(status=status, body={"error": "ValueError"})
+    script.say(Answer(body=DEFINITION), gone, gone, Answer(body=[]))
+    opened.drop(COLLECTION)
+    assert script.requests[1][0].endswith("/collections/books")
+    script.say(Answer(body=DEFINITION), Answer(status=503))
+    fault(opened, StoreOverloaded, lambda store: store.drop(COLLECTION))
+
+
+def test_a_change_that_fails_otherwise_than_by_its_name_may_be_repeated(
+    script: ScriptedServer, opened: Store
+) -> None:
+    script.say(Answer(status=500), Answer(body=DEFINITION))
+    fault(opened, StoreOverloaded, lambda store: store.modify(COLLECTION, name="books"))
+    script.say(Answer(status=503))
+    fault(opened, StoreOverloaded, lambda store: store.modify(COLLECTION, metadata={}))
+
+
 def test_what_answers_is_no_chroma(script: ScriptedServer, opened: Store) -> None:
     for answer in (
         Answer(body=b"<html>"),

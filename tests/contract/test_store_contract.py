@@ -13,7 +13,7 @@ import pytest
 from chromadb.api import ClientAPI
 
 from tasks.compare import compare, plan_writes
-from tasks.errors import CollectionNotFound
+from tasks.errors import CollectionNotFound, StoreRefused
 from tasks.records import Metadata, RecordBatch
 from tasks.stores import chroma_http
 from tasks.stores.address import parse_address
@@ -249,6 +249,87 @@ def test_creating_again_gives_what_is_there_and_changes_nothing(
     again = store.create(replace(made, metadata={"about": "second"}))
     assert (again.id, again.metadata, again.dimension) == (made.id, {"about": "first"}, 3)
     assert client.get_collection(made.name).count() == 1
+
+
+# Changing and dropping ------------------------------------------------------------------------
+
+
+def test_a_renamed_collection_keeps_its_id_and_records(
+    store: Store, make: Make, client: ClientAPI
+) -> None:
+    made = make("cosine", metadata={"about": "x"})
+    store.add(made, records("a", documents=["d"]))
+    name = f"{made.name}-renamed"
+    for before in (made, made):  # again with the old name, as after an answer that was lost
+        renamed = store.modify(before, name=name)
+        assert (renamed.id, renamed.name, renamed.dimension) == (made.id, name, 3)
+        assert (renamed.metadata, renamed.space) == ({"about": "x"}, "cosine")
+    assert client.get_collection(name).id == made.id
+    assert seen(client, renamed, ["a"])["a"][1] == "d"
+    with pytest.raises(CollectionNotFound):
+        store.collection(made.name)
+
+
+def test_metadata_is_replaced_as_a_whole_and_can_be_removed(
+    store: Store, make: Make, client: ClientAPI
+) -> None:
+    made = make(metadata={"old": 1, "kept": "x"})
+    text, wanted = "é \x00", {"kept": "y", "big": 2**53 + 1, "float": 1.0, "flag": True}
+    changed = store.modify(made, metadata={**wanted, "text": text})
+    assert same_with_types(changed.metadata, {**wanted, "text": text})
+    assert client.get_collection(made.name).metadata == {**wanted, "text": text}
+    for current in (made, changed):
+        assert store.modify(current, metadata={}).metadata is None
+        assert not client.get_collection(made.name).metadata
+
+
+def test_name_and_metadata_change_together(store: Store, make: Make, client: ClientAPI) -> None:
+    made = make(metadata={"old": 1})
+    store.modify(made, name=f"{made.name}-new", metadata={"new": 2})
+    assert client.get_collection(f"{made.name}-new").metadata == {"new": 2}
+
+
+def test_the_index_is_what_it_was_whatever_the_new_metadata_says(
+    store: Store, make: Make, client: ClientAPI
+) -> None:
+    plain = make("cosine", metadata={"about": "x"})
+    changed = store.modify(plain, metadata={"hnsw:space": "l2", "hnsw:M": 99, "about": "y"})
+    assert (changed.space, client.get_collection(plain.name).metadata) == ("cosine", {"about": "y"})
+    definition = Collection.new(f"{plain.name}-2", configuration={})
+    in_metadata = store.create(replace(definition, metadata={"hnsw:space": "ip", "hnsw:M": 20}))
+    changed = store.modify(in_metadata, metadata={"hnsw:space": "l2", "about": "y"})
+    assert changed.metadata == {"hnsw:space": "ip", "hnsw:M": 20, "about": "y"}
+    assert store.modify(changed, metadata={}).space == "ip"
+
+
+def test_a_name_that_cannot_be_had_changes_nothing(
+    store: Store, make: Make, client: ClientAPI
+) -> None:
+    made = make(metadata={"about": "x"})
+    client.create_collection(f"{made.name}-taken", embedding_function=None)
+    for name, says in ((f"{made.name}-taken", "another collection has the name"), ("x", "name")):
+        with pytest.raises(StoreRefused, match=says):
+            store.modify(made, name=name, metadata={"about": "y"})
+    assert store.collection(made.name) == made
+
+
+def test_only_the_collection_of_that_id_is_dropped(
+    store: Store, make: Make, client: ClientAPI
+) -> None:
+    made = make()
+    store.add(made, records("a"))
+    store.drop(replace(made, id=uuid4()))
+    assert client.get_collection(made.name).count() == 1
+    for _ in range(2):
+        store.drop(made)
+        assert made.name not in {one.name for one in client.list_collections()}
+    client.create_collection(made.name, embedding_function=None)
+    store.drop(made)
+    assert client.get_collection(made.name).id != made.id
+    with pytest.raises(CollectionNotFound):
+        store.modify(made, name=f"{made.name}-renamed")
+    with pytest.raises(CollectionNotFound):
+        store.modify(made, metadata={"about": "x"})
 
 
 # Reading and writing --------------------------------------------------------------------------
