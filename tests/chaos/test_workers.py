@@ -68,7 +68,7 @@ def test_workers_are_killed_stopped_and_paused(
     scene: Scene, target_proxy: FaultyProxy, tell: Tell
 ) -> None:
     scene.put_before_target(target_proxy)
-    target_proxy.rule = slow_writes(0.2)
+    target_proxy.rule = slow_writes(0.5)
     scene.start_workers(2)
     sync = scene.start_sync()
     scene.wait_for_results(3)
@@ -91,13 +91,14 @@ def test_workers_are_killed_again_and_again(
     scene: Scene, target_proxy: FaultyProxy, tell: Tell
 ) -> None:
     scene.put_before_target(target_proxy)
-    target_proxy.rule = slow_writes(0.2)
+    target_proxy.rule = slow_writes(2)  # so that the run lasts longer than the blows
     scene.start_workers(3)
     sync = scene.start_sync()
     scene.wait_for_results(5)
     for _ in range(8):
         kill_busy_worker(scene)
         scene.let_run(sync, 3)
+    target_proxy.rule = slow_writes(0)
     scene.check(scene.report_of(sync, within=120))
     tell(scene, "workers killed in the middle of a chunk")
 
@@ -127,7 +128,7 @@ def test_workers_are_paused_past_their_lease(
     scene: Scene, target_proxy: FaultyProxy, tell: Tell
 ) -> None:
     scene.put_before_target(target_proxy)
-    target_proxy.rule = slow_writes(0.2)
+    target_proxy.rule = slow_writes(2)
     scene.start_workers(3)
     sync = scene.start_sync()
     scene.wait_for_results(5)
