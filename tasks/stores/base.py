@@ -77,11 +77,11 @@ class Store(Protocol):
         """Where other processes reach it: the label, or where a directory is served."""
         ...
 
-    def check(self) -> None:
-        """Reach the store, its tenant and its database.
+    def check(self, *, create: bool = False) -> None:
+        """Reach the store, its tenant and its database; with `create`, make what is missing.
 
         Raises `InvalidInput` with what to do if the tenant or the database is not there, or if
-        what answers is no Chroma server.
+        what answers is no Chroma server; `StoreRefused` if one cannot be made.
         """
         ...
 

@@ -90,7 +90,7 @@ class ChromaHttpStore:
     def close(self) -> None:
         self._transport.close()
 
-    def check(self) -> None:
+    def check(self, *, create: bool = False) -> None:
         operation = "check"
         try:
             beat = self._transport.get("/api/v2/heartbeat", operation=operation)
@@ -99,16 +99,26 @@ class ChromaHttpStore:
         if not isinstance(beat, dict) or "nanosecond heartbeat" not in beat:
             what = "what answers is no Chroma server of version 0.6 or later: check the address"
             raise InvalidInput(self._transport.message(operation, what))
-        # Listing the collections of a database that is not there answers 200 and [].
+        # The tenant first: a server may take a database for a tenant that it does not have.
         for path, name, kind in (
             (self._tenant, self._address.tenant, "tenant"),
             (self._database, self._address.database, "database"),
         ):
+            if self._is_there(path, operation):
+                continue
+            if not create:
+                what = (
+                    f"the server has no {kind} {name!r}: name another with ?{kind}=NAME; on a "
+                    "target, --create-database makes it"
+                )
+                raise InvalidInput(self._transport.message(operation, what))
+            making = f"make the {kind} {name!r}"
             try:
-                self._transport.get(path, operation=operation)
-            except (NotFound, ContentRefused) as error:
-                what = f"the server has no {kind} {name!r}: create it or name another, ?{kind}=NAME"
-                raise InvalidInput(self._transport.message(operation, what)) from error
+                body = orjson.dumps({"name": name})
+                self._transport.post(path.rpartition("/")[0], body, operation=making)
+            except StoreRefused:
+                if not self._is_there(path, operation):  # else another made it meanwhile
+                    raise
 
     def collections(self) -> list[Collection]:
         operation = "list collections"
@@ -246,6 +256,15 @@ class ChromaHttpStore:
         answer = self._post(collection, "query", request, operation)
         with self._reading(operation):
             return answers.neighbours(answer, len(embeddings))
+
+    def _is_there(self, path: str, operation: str) -> bool:
+        """Whether there is such a tenant or database: a list of collections does not tell, since
+        one of a database that is not there is empty."""
+        try:
+            self._transport.get(path, operation=operation)
+        except (NotFound, ContentRefused):
+            return False
+        return True
 
     def _create(self, body: dict[str, Any], operation: str) -> Collection:
         answer = self._transport.post(

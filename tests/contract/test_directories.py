@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote, urlencode
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from tasks.errors import InvalidInput, StoreRefused, StoreUnavailable
 from tasks.stores import server as server_module
 from tasks.stores.address import parse_address
-from tasks.stores.base import Store
+from tasks.stores.base import Collection, Store
 from tasks.stores.chroma_directory import check_directory
 from tasks.stores.directory_lock import DATABASE_FILE, LOCK_FILE, DirectoryLock
 from tasks.stores.open import open_store
@@ -193,9 +196,35 @@ def test_a_server_that_does_not_answer_in_time_is_stopped(tmp_path: Path) -> Non
 def test_a_tenant_or_database_that_is_not_there(http_store: Store) -> None:
     for query, says in (("tenant=nope", "no tenant 'nope'"), ("database=no/pe", "no database")):
         store = open_store(parse_address(f"{http_store.endpoint}?{query}"), environ={})
-        with pytest.raises(InvalidInput, match=says):
+        with pytest.raises(InvalidInput, match=f"{says}.*--create-database"):
             store.check()
         store.close()
+
+
+def test_a_tenant_and_a_database_are_made_on_demand(store: Store) -> None:
+    for tenant, database in (("new/tenant é", "first"), ("new/tenant é", "second")):
+        query = urlencode({"tenant": tenant, "database": database})
+        made = open_store(parse_address(f"{store.endpoint}?{query}"), environ={})
+        with pytest.raises(InvalidInput):
+            made.check()
+        made.check(create=True)
+        made.check(create=True)
+        made.check()
+        kept = made.create(Collection.new("kept", configuration={}))
+        assert made.collections() == [kept]
+        made.close()
+        path = f"/api/v2/tenants/{quote(tenant, safe='')}/databases/{database}"
+        with urlopen(f"{store.endpoint}{path}") as answer:
+            found = json.load(answer)
+        assert (found["tenant"], found["name"]) == (tenant, database)
+    assert "kept" not in {found.name for found in store.collections()}
+
+
+def test_a_database_name_that_the_server_refuses(store: Store) -> None:
+    refused = open_store(parse_address(f"{store.endpoint}?database=d"), environ={})
+    with pytest.raises(StoreRefused, match=r"make the database 'd': .*3"):
+        refused.check(create=True)
+    refused.close()
 
 
 def test_databases_are_kept_apart(http_store: Store) -> None:

@@ -315,6 +315,17 @@ def test_what_answers_is_no_chroma(script: ScriptedServer, opened: Store) -> Non
         assert "no Chroma server" in fault(opened, InvalidInput, lambda store: store.check())
 
 
+def test_a_database_that_another_makes_first_is_taken(
+    script: ScriptedServer, opened: Store
+) -> None:
+    beat, missing = Answer(body={"nanosecond heartbeat": 1}), Answer(status=404)
+    script.say(beat, Answer(body={}), missing, Answer(status=409), Answer(body={}))
+    opened.check(create=True)
+    script.say(beat, Answer(body={}), missing, Answer(status=409, body={"message": "no"}), missing)
+    message = fault(opened, StoreRefused, lambda store: store.check(create=True))
+    assert "make the database 'default_database': no" in message
+
+
 def test_a_failing_check_may_be_repeated(script: ScriptedServer, opened: Store) -> None:
     script.say(Answer(status=503))
     fault(opened, StoreOverloaded, lambda store: store.check())
