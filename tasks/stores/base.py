@@ -43,6 +43,10 @@ class Collection:
             schema=None,
         )
 
+    def renamed(self, name: str) -> Self:
+        """The same definition under another name."""
+        return dataclasses.replace(self, name=name)
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object that `from_json` reads."""
         return dataclasses.asdict(self) | {"id": str(self.id)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from tasks.compare import METADATA_TOLERANCE
 from tasks.records import Metadata
 from tasks.stores.base import Collection
 
@@ -20,9 +22,13 @@ _INDEX_KEYS = {  # a configuration's name for a setting, and metadata's
 _METADATA_KEYS = frozenset(_INDEX_KEYS.values())
 
 
-def without_index(metadata: Metadata | None) -> Metadata:
-    """The metadata that says nothing of the index."""
-    return {key: value for key, value in (metadata or {}).items() if key not in _METADATA_KEYS}
+def metadata_to_write(source: Collection, target: Collection) -> Metadata | None:
+    """What `Store.modify` makes the target's metadata say the same by; `None` if it does already.
+
+    The index settings among it do not count: no server changes an index afterwards.
+    """
+    wanted, present = _about_no_index(source.metadata), _about_no_index(target.metadata)
+    return None if _alike(wanted, present) else wanted
 
 
 def modification_request(
@@ -36,8 +42,25 @@ def modification_request(
         given = collection.metadata or {}
         index = {key: value for key, value in given.items() if key in _METADATA_KEYS}
         # An empty object is refused or ignored; a value of None is a key that is not there.
-        body["new_metadata"] = {**without_index(metadata), **index} or {"none": None}
+        body["new_metadata"] = {**_about_no_index(metadata), **index} or {"none": None}
     return body
+
+
+def _about_no_index(metadata: Metadata | None) -> Metadata:
+    return {key: value for key, value in (metadata or {}).items() if key not in _METADATA_KEYS}
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal, with 1, 1.0 and True apart, and as equal as floats come back from a server."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, float):
+        return math.isclose(one, other, rel_tol=METADATA_TOLERANCE)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool(one == other)
 
 
 def creation_requests(definition: Collection, *, server_version: str) -> list[dict[str, Any]]:

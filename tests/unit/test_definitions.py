@@ -1,12 +1,15 @@
-"""Requests that make a collection: what no server of the contract suite can show."""
+"""Definitions carried from one server to another: what no server of the contract suite can show."""
 
 from __future__ import annotations
 
 from typing import Any
 from uuid import UUID
 
+import pytest
+
+from tasks.records import Metadata
 from tasks.stores.base import Collection
-from tasks.stores.definitions import creation_requests
+from tasks.stores.definitions import creation_requests, metadata_to_write
 
 
 def definition(**fields: Any) -> Collection:
@@ -53,3 +56,28 @@ def test_a_schema_goes_first_and_alone() -> None:
     assert (second["configuration"], "schema" in second) == ({"spann": {"space": "ip"}}, False)
     assert first["get_or_create"]
     assert second["get_or_create"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "write"),
+    [
+        (None, None, None),
+        (None, {"a": 1}, {}),
+        ({"a": 1}, None, {"a": 1}),
+        ({"a": 1}, {"a": 1.0}, {"a": 1}),
+        ({"a": 1}, {"a": True}, {"a": 1}),
+        ({"a": [1, "x"]}, {"a": [1, "x"]}, None),
+        ({"a": [1, "x"]}, {"a": [1]}, {"a": [1, "x"]}),
+        # As a server gives it back.
+        ({"a": 2.2250738585072014e-3}, {"a": 2.225073858507202e-3}, None),
+        ({"a": 0.1}, {"a": 0.100001}, {"a": 0.1}),
+        # No index changes afterwards.
+        ({"hnsw:M": 9}, {"hnsw:space": "l2"}, None),
+        ({"hnsw:M": 9, "a": 1}, {"hnsw:space": "l2"}, {"a": 1}),
+    ],
+)
+def test_metadata_is_written_only_where_it_differs(
+    source: Metadata | None, target: Metadata | None, write: Metadata | None
+) -> None:
+    wanted, present = definition(metadata=source), definition(metadata=target)
+    assert metadata_to_write(wanted, present) == write
