@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test chaos bench-broker lint lock clean
+.PHONY: install demo test chaos bench bench-broker lint lock clean
 
 install: $(STAMP)
 
@@ -40,6 +40,10 @@ lint: install
 lock: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --all-extras \
 		--no-annotate --no-header --upgrade -o requirements.lock pyproject.toml
+
+# Some 8 minutes. Other sizes: make bench ARGS="--size 384:5000 --rounds 1"
+bench: install
+	$(BIN)/python -m tests.benchmarks.sync $(ARGS)
 
 bench-broker: install
 	$(BIN)/python -m tests.benchmarks.broker
