@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -20,15 +22,24 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from coordinator import status as status_of
+from coordinator.options import (
+    INDEX_SAMPLE,
+    MAX_PASSES,
+    DeletionLimit,
+    Options,
+    Selection,
+    parse_renames,
+    parse_share,
+)
 from coordinator.progress import ProgressDisplay
 from coordinator.report import Report
 from coordinator.schedule import run_on_schedule
 from coordinator.selftest import selftest as run_selftest
 from coordinator.session import open_database, open_settings
-from coordinator.sync import Coordinator, Options
+from coordinator.sync import Coordinator
 from tasks.errors import ChromaSyncError, InvalidInput
 from tasks.schema import migrate as apply_migrations
-from tasks.settings import Settings
+from tasks.settings import Settings, parse_chunk_size
 from tasks.worker import DEFAULT_QUEUE, Worker
 
 NOT_VERIFIED = 1
@@ -52,9 +63,24 @@ CollectionOption = Annotated[
     list[str] | None,
     typer.Option("--collection", help="Only this collection; may be given again. Default: all."),
 ]
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option("--include", help="Also collections that match this pattern, such as 'docs-*'."),
+]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option("--exclude", help="Not collections that match this pattern.")
+]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="OLD=NEW", help="Another name for a collection on the target."),
+]
 ChunkSizeOption = Annotated[
-    int | None,
-    typer.Option("--chunk-size", min=1, help="Records in a chunk. Default: SYNC_CHUNK_SIZE, 1000."),
+    str | None,
+    typer.Option(
+        "--chunk-size",
+        metavar="N|auto",
+        help="Records in a chunk, or `auto`. Default: SYNC_CHUNK_SIZE.",
+    ),
 ]
 WorkersOption = Annotated[
     int | None,
@@ -64,6 +90,42 @@ WorkersOption = Annotated[
         help="Local worker processes; 0: only enqueue, workers run elsewhere. "
         "Default: work in this process.",
     ),
+]
+MaxDeleteOption = Annotated[
+    str,
+    typer.Option(
+        "--max-delete",
+        metavar="N|P%",
+        help="Delete no more than so many records of a collection, or such a share of it.",
+    ),
+]
+MaxPassesOption = Annotated[
+    int,
+    typer.Option(
+        "--max-passes", min=1, help="How often to go again over what changes on the source."
+    ),
+]
+IndexSampleOption = Annotated[
+    int,
+    typer.Option(
+        "--index-sample",
+        min=0,
+        help="Records of each collection that the indexes of both sides are asked for; 0: none.",
+    ),
+]
+CreateDatabaseOption = Annotated[
+    bool,
+    typer.Option("--create-database", help="Make the target's tenant and database if missing."),
+]
+AtomicOption = Annotated[
+    bool,
+    typer.Option(
+        "--atomic",
+        help="Fill and verify a new collection, then put it in the old one's place by a rename.",
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output.")
@@ -75,18 +137,62 @@ def sync(
     source: SourceArgument,
     target: TargetArgument,
     collection: CollectionOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    map_: MapOption = None,
+    dry_run: DryRunOption = False,
+    max_delete: MaxDeleteOption = "50%",
+    max_passes: MaxPassesOption = MAX_PASSES,
+    atomic: AtomicOption = False,
+    create_database: CreateDatabaseOption = False,
     chunk_size: ChunkSizeOption = None,
     workers: WorkersOption = None,
+    index_sample: IndexSampleOption = INDEX_SAMPLE,
     json: JsonOption = False,
 ) -> int:
     """Make the target's collections equal to the source's, deletions included, and prove it."""
     settings = open_settings()
-    options = _options(settings, collection, chunk_size, workers)
-    with open_database(settings) as database, _display() as display:
-        coordinator = Coordinator(settings, database, source, target, display=display)
-        with coordinator.lead():
-            report = coordinator.sync(options)
-    return _conclude(report, json)
+    options = Options(
+        selection=_selection(collection, include, exclude, map_),
+        chunk_size=_chunk_size(settings, chunk_size),
+        workers=workers,
+        max_delete=DeletionLimit(text=max_delete),
+        max_passes=max_passes,
+        atomic=atomic,
+        create_database=create_database,
+        index_sample=index_sample,
+    )
+    return _write(settings, source, target, options, dry_run=dry_run, json=json)
+
+
+@app.command()
+def copy(
+    source: SourceArgument,
+    target: TargetArgument,
+    collection: CollectionOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    map_: MapOption = None,
+    dry_run: DryRunOption = False,
+    max_passes: MaxPassesOption = MAX_PASSES,
+    create_database: CreateDatabaseOption = False,
+    chunk_size: ChunkSizeOption = None,
+    workers: WorkersOption = None,
+    index_sample: IndexSampleOption = INDEX_SAMPLE,
+    json: JsonOption = False,
+) -> int:
+    """Add and update what the source has, delete nothing, and prove it."""
+    settings = open_settings()
+    options = Options(
+        selection=_selection(collection, include, exclude, map_),
+        chunk_size=_chunk_size(settings, chunk_size),
+        workers=workers,
+        one_way=True,
+        max_passes=max_passes,
+        create_database=create_database,
+        index_sample=index_sample,
+    )
+    return _write(settings, source, target, options, dry_run=dry_run, json=json)
 
 
 @app.command()
@@ -94,16 +200,83 @@ def verify(
     source: SourceArgument,
     target: TargetArgument,
     collection: CollectionOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    map_: MapOption = None,
+    one_way: Annotated[
+        bool, typer.Option("--one-way", help="What only the target has is no difference.")
+    ] = False,
+    sample: Annotated[
+        str, typer.Option("--sample", metavar="P%", help="Compare a share of the records.")
+    ] = "100%",
+    combined: Annotated[
+        Path | None,
+        typer.Option("--combined", metavar="FILE", help="Write a line about each record."),
+    ] = None,
     chunk_size: ChunkSizeOption = None,
     workers: WorkersOption = None,
+    index_sample: IndexSampleOption = INDEX_SAMPLE,
     json: JsonOption = False,
 ) -> int:
     """Read both stores and compare every record; write nothing. Exit 0: alike; 1: they differ."""
     settings = open_settings()
-    options = _options(settings, collection, chunk_size, workers)
+    options = Options(
+        selection=_selection(collection, include, exclude, map_),
+        chunk_size=_chunk_size(settings, chunk_size),
+        workers=workers,
+        one_way=one_way,
+        sample=parse_share(sample),
+        index_sample=index_sample,
+    )
+    if combined is not None and not combined.absolute().parent.is_dir():
+        raise InvalidInput(f"--combined {combined}: there is no directory for it.")
     with open_database(settings) as database, _display() as display:
         coordinator = Coordinator(settings, database, source, target, display=display)
-        report = coordinator.verify(options)
+        report = coordinator.verify(options, combined=combined)
+    return _conclude(report, json)
+
+
+@app.command()
+def repair(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|SOURCE", help="A run's id, or a store's address.")
+    ],
+    target: Annotated[
+        str | None, typer.Argument(metavar="[TARGET]", help="The target; not with a run.")
+    ] = None,
+    collection: CollectionOption = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    map_: MapOption = None,
+    max_delete: MaxDeleteOption = "50%",
+    max_passes: MaxPassesOption = MAX_PASSES,
+    chunk_size: ChunkSizeOption = None,
+    workers: WorkersOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Sync just what a run found to differ; or, given two stores, what they differ in now."""
+    settings = open_settings()
+    options = Options(
+        selection=_selection(collection, include, exclude, map_),
+        chunk_size=_chunk_size(settings, chunk_size),
+        workers=workers,
+        max_delete=DeletionLimit(text=max_delete),
+        max_passes=max_passes,
+    )
+    with open_database(settings) as database, _display() as display:
+        if target is not None:
+            coordinator = Coordinator(settings, database, source, target, display=display)
+            with coordinator.lead():
+                report = coordinator.repair(options)
+        else:
+            found = status_of.find_run(database, source)
+            coordinator = Coordinator(
+                settings, database, found.source_url, found.target_url, display=display
+            )
+            with coordinator.lead():
+                report = coordinator.repair_findings(
+                    found.run_id, replace(options, one_way=found.one_way)
+                )
     return _conclude(report, json)
 
 
@@ -137,9 +310,10 @@ def retry(
     with open_database(settings) as database, _display() as display:
         found = status_of.find_run(database, run)
         options = Options(
-            collections=found.options.get("collections", ()),
-            chunk_size=found.options.get("chunk_size", settings.sync_chunk_size),
+            selection=Selection.from_document(found.options),
+            chunk_size=found.options.get("chunk_size"),
             workers=workers,
+            one_way=found.one_way,
         )
         coordinator = Coordinator(
             settings, database, found.source_url, found.target_url, display=display
@@ -210,14 +384,35 @@ def coordinator() -> int:
     return 0
 
 
-def _options(
-    settings: Settings, collections: list[str] | None, chunk_size: int | None, workers: int | None
-) -> Options:
-    return Options(
-        collections=collections or (),
-        chunk_size=chunk_size or settings.sync_chunk_size,
-        workers=workers,
+def _write(
+    settings: Settings, source: str, target: str, options: Options, *, dry_run: bool, json: bool
+) -> int:
+    with open_database(settings) as database, _display() as display:
+        coordinator = Coordinator(settings, database, source, target, display=display)
+        if dry_run:
+            report = coordinator.dry_run(options)
+        else:
+            with coordinator.lead():
+                report = coordinator.sync(options)
+    return _conclude(report, json)
+
+
+def _selection(
+    names: list[str] | None,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    renames: list[str] | None,
+) -> Selection:
+    return Selection(
+        names=names or (),
+        include=include or (),
+        exclude=exclude or (),
+        renames=parse_renames(renames or ()),
     )
+
+
+def _chunk_size(settings: Settings, given: str | None) -> int | None:
+    return settings.sync_chunk_size if given is None else parse_chunk_size(given, "--chunk-size")
 
 
 def _conclude(report: Report, json: bool) -> int:
@@ -225,7 +420,7 @@ def _conclude(report: Report, json: bool) -> int:
         _print_json(report.document())
     else:
         report.print(_stdout())
-    return 0 if report.verified else NOT_VERIFIED
+    return 0 if report.verified or report.is_dry else NOT_VERIFIED
 
 
 def _stdout() -> Console:

@@ -1,63 +1,123 @@
-"""Manifests: the ids of a collection, frozen in Postgres in chunks, as they stream by.
+"""Manifests: ids of a collection, frozen in Postgres in chunks.
 
 The ids of the source come first, in its order; those that only the target has follow. So the chunks
-of one manifest cover all records of either side, and offsets count through both.
+of one manifest cover the records of either side, and offsets count through both.
+
+The ids of both stores are staged as they stream by; what to freeze of them is Postgres's work, so
+memory here does not grow with the collection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from tasks.database import Connection, load_queries
 
-QUERIES = load_queries("plan")
+QUERIES = load_queries("manifest")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """Where a manifest's parts end: the source's ids, then those that only the target has."""
+
+    first_extra: int
+    end: int
+
+    @property
+    def extra(self) -> int:
+        """How many ids only the target has."""
+        return self.end - self.first_extra
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """How many ids each store has listed."""
+
+    source_count: int
+    target_count: int
+
+
+def stage(connection: Connection, source: Iterable[bytes], target: Iterable[bytes]) -> Staged:
+    """Keep the ids (UTF-8) of both stores until the end of the transaction."""
+    connection.execute(QUERIES["prepare"])
+    counts = []
+    for ids, query in ((source, "copy_source_ids"), (target, "copy_target_ids")):
+        count = 0
+        with connection.cursor().copy(QUERIES[query]) as copy:
+            copy.set_types(["int8", "bytea"])
+            for id_ in ids:
+                copy.write_row((count, id_))
+                count += 1
+        counts.append(count)
+    connection.execute(QUERIES["analyze_staged"])
+    return Staged(source_count=counts[0], target_count=counts[1])
+
+
+def settle(
+    connection: Connection, collection_id: UUID, *, known: Sequence[UUID], written: Sequence[UUID]
+) -> None:
+    """Leave out of the manifest what these runs have found alike, and is still on both sides.
+
+    Of what the runs in `written` are not sure (they wrote it, failed on it, or tried it more than
+    once), nothing is left out, whatever the runs in `known` say.
+    """
+    connection.execute(
+        QUERIES["settle"],
+        {"collection_id": collection_id, "known": list(known), "written": list(written)},
+    )
+    connection.execute(QUERIES["analyze_settled"])
 
 
 def freeze(
     connection: Connection,
     run_id: UUID,
     collection_id: UUID,
-    ids: Iterable[bytes],
     *,
     chunk_size: int,
-    start: int = 0,
-) -> int:
-    """Write ids (UTF-8) as chunks from offset `start` on; returns the offset after the last one."""
-    stream = iter(ids)
-    with connection.cursor().copy(QUERIES["copy_manifest"]) as copy:
-        copy.set_types(["uuid", "uuid", "int8", "int8", "bytea[]"])
-        while chunk := list(islice(stream, chunk_size)):
-            end = start + len(chunk)
-            copy.write_row((run_id, collection_id, start, end, chunk))
-            start = end
-    return start
+    one_way: bool = False,
+) -> Extent:
+    """Write what is staged, and not settled, as chunks; `one_way`: without what only the target
+    has."""
+    key = {"run_id": run_id, "collection_id": collection_id, "chunk_size": chunk_size}
+    first_extra = _end(connection.execute(QUERIES["freeze_source_ids"], key).fetchone(), 0)
+    if one_way:
+        return Extent(first_extra=first_extra, end=first_extra)
+    row = connection.execute(QUERIES["freeze_extra_ids"], key | {"start": first_extra}).fetchone()
+    return Extent(first_extra=first_extra, end=_end(row, first_extra))
 
 
-def stage_target(connection: Connection, ids: Iterable[bytes]) -> int:
-    """Keep the target's ids until the end of the transaction; returns how many there are."""
-    connection.execute(QUERIES["stage_target_ids"])
-    count = 0
-    with connection.cursor().copy(QUERIES["copy_target_ids"]) as copy:
-        copy.set_types(["bytea"])
-        for id_ in ids:
-            copy.write_row((id_,))
-            count += 1
-    connection.execute("ANALYZE sync_target_ids")
-    return count
+def freeze_unproven(
+    connection: Connection,
+    run_id: UUID,
+    collection_id: UUID,
+    *,
+    verification: UUID,
+    chunk_size: int,
+) -> Extent:
+    """Write what a verification did not find alike as chunks of another run."""
+    key = {
+        "run_id": run_id,
+        "collection_id": collection_id,
+        "verification": verification,
+        "chunk_size": chunk_size,
+    }
+    start = 0
+    ends = []
+    for extra in (False, True):
+        row = connection.execute(
+            QUERIES["freeze_unproven_ids"], key | {"extra": extra, "start": start}
+        ).fetchone()
+        start = _end(row, start)
+        ends.append(start)
+    return Extent(first_extra=ends[0], end=ends[1])
 
 
-def freeze_extra(
-    connection: Connection, run_id: UUID, collection_id: UUID, *, chunk_size: int, start: int
-) -> None:
-    """Write the staged ids that the manifest does not have as chunks from offset `start` on."""
-    connection.execute(
-        QUERIES["freeze_extra_ids"],
-        {
-            "run_id": run_id,
-            "collection_id": collection_id,
-            "chunk_size": chunk_size,
-            "start": start,
-        },
-    )
+def copy(connection: Connection, run_id: UUID, other: UUID) -> None:
+    """Let a run look at the same ids as another one."""
+    connection.execute(QUERIES["copy_manifest"], {"run_id": run_id, "other": other})
+
+
+def _end(row: tuple[int | None] | None, start: int) -> int:
+    return start if row is None or row[0] is None else int(row[0])

@@ -11,44 +11,90 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from coordinator.verify import CollectionCounts, LedgerProof
-from tasks.chunk import Finding
+from coordinator.index_check import IndexCheck
+from coordinator.verify import Apart, LedgerProof
+from tasks.chunk import DIFFERS, EXTRA, GONE, MISSING, UNREADABLE, Finding
 from tasks.ledger import Progress
 
 SHOWN_FINDINGS = 20
 KEPT_FINDINGS = 1000
 
-MEANINGS = {"-": "missing on the target", "+": "only on the target", "*": "differs"}
+MEANINGS = {
+    MISSING: "missing on the target",
+    EXTRA: "only on the target",
+    DIFFERS: "differs",
+    UNREADABLE: "could not be read",
+    GONE: "gone from both sides meanwhile",
+}
+_WRITTEN = ("added", "updated", "deleted")
+_ALARMING = ("missing", "extra", "differing", "unreadable", "failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionReport:
+    """One collection: the records on either side, what was written, and what was found at the end.
+
+    Of a verification `added`, `updated` and `deleted` are None. Digests (32 hexadecimal digits,
+    `tasks.digest`) are None where no one look covered all records.
+    """
+
+    name: str
+    target_name: str
+    source_count: int
+    target_count: int
+    added: int | None = None
+    updated: int | None = None
+    deleted: int | None = None
+    unchanged: int
+    missing: int
+    extra: int
+    differing: int
+    unreadable: int
+    failed: int
+    source_digest: str | None = None
+    target_digest: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Without what does not apply."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a sync or a verification did and found.
 
-    Of a sync, `done` has what was written and `proof` what was found afterwards; of a verification,
-    `done` is None. `findings` is cut at KEPT_FINDINGS; the counts are whole.
+    `findings` is cut at KEPT_FINDINGS; the counts are whole.
     """
 
     run_id: UUID
+    kind: str  # "sync", "copy", "repair", "verify" or "dry run"
     status: str
     verified: bool
     seconds: float
-    done: Sequence[CollectionCounts] | None
-    proof: Sequence[CollectionCounts]
+    collections: Sequence[CollectionReport]
     progress: Progress
     ledger: LedgerProof
+    passes: int = 0  # of a sync
+    apart: Apart = field(default_factory=Apart)
+    indexes: Sequence[IndexCheck] = ()
     findings: Sequence[tuple[str, Finding]] = ()
     failures: Sequence[dict[str, Any]] = ()
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
     def document(self) -> dict[str, Any]:
         """The JSON document; fields that do not apply to a verification are left out."""
+        passes = {
+            "passes": self.passes,
+            "changed_meanwhile": self.apart.changed,
+            "lost": self.apart.lost,
+        }
         return {
             "run_id": str(self.run_id),
+            "kind": self.kind,
             "status": self.status,
             "verified": self.verified,
             "seconds": round(self.seconds, 3),
-            "collections": self._collections(),
+            "collections": [one.document() for one in self.collections],
             "chunks": {
                 "planned": self.progress.planned,
                 "completed": self.progress.completed,
@@ -56,6 +102,17 @@ class Report:
             },
             "duplicates": self.ledger.duplicates,
             "gaps": self.ledger.gaps,
+            **(passes if self.passes else {}),
+            "indexes": [
+                {
+                    "collection": one.name,
+                    "sampled": one.sampled,
+                    "source_recall": round(one.source_recall, 4),
+                    "target_recall": round(one.target_recall, 4),
+                    "worse": one.is_worse,
+                }
+                for one in self.indexes
+            ],
             "findings": [
                 {"collection": name, "sign": sign, "id": id_, "parts": list(parts)}
                 for name, (sign, id_, parts) in self.findings
@@ -63,22 +120,6 @@ class Report:
             "failures": list(self.failures),
             "notes": list(self.notes),
         }
-
-    def _collections(self) -> list[dict[str, Any]]:
-        proofs = {proof.name: proof for proof in self.proof}
-        rows = []
-        for counts in self.done if self.done is not None else self.proof:
-            row = asdict(counts)
-            proof = proofs.get(counts.name)
-            if self.done is None:
-                for written in ("added", "updated", "deleted"):
-                    del row[written]
-            elif proof is not None:
-                for found in ("source_count", "target_count", "missing", "extra", "differing"):
-                    row[found] = getattr(proof, found)
-                row["failed"] = counts.failed + proof.failed
-            rows.append(row)
-        return rows
 
     def print(self, console: Console) -> None:
         """Show it to a person."""
@@ -88,9 +129,14 @@ class Report:
             console.print(
                 f"{sign} {name}: {id_!r} {MEANINGS[sign]}{detail}", markup=False, highlight=False
             )
-        total = sum(one.missing + one.extra + one.differing for one in self.proof)
+        total = sum(
+            one.missing + one.extra + one.differing + one.unreadable for one in self.collections
+        )
         if total > SHOWN_FINDINGS:
-            console.print(f"... and {total - SHOWN_FINDINGS:,} more; --json lists the first 1,000.")
+            console.print(
+                f"... and {total - SHOWN_FINDINGS:,} more; --json lists the first "
+                f"{KEPT_FINDINGS:,}, `verify --combined FILE` all."
+            )
         for failure in self.failures[:SHOWN_FINDINGS]:
             console.print(
                 f"! {failure['collection']}: chunk {failure['start']:,} to {failure['end']:,} "
@@ -102,28 +148,49 @@ class Report:
                 ids = ", ".join(repr(one["id"]) for one in failure["refused"][:SHOWN_FINDINGS])
                 more = len(failure["refused"]) - SHOWN_FINDINGS
                 console.print(
-                    f"  refused: {ids}{f' and {more} more' if more > 0 else ''}", markup=False
+                    f"  these: {ids}{f' and {more} more' if more > 0 else ''}", markup=False
+                )
+        for check in self.indexes:
+            if check.is_worse:
+                console.print(
+                    f"! {check.name}: the target's index finds {check.target_found} of "
+                    f"{check.sampled} sampled records, the source's {check.source_found}",
+                    style="red",
+                    markup=False,
                 )
         for note in self.notes:
             console.print(note, style="yellow", markup=False)
         console.print(self._verdict())
 
+    @property
+    def is_dry(self) -> bool:
+        """It says what a sync would do; there is nothing to prove."""
+        return self.kind == "dry run"
+
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
         table.add_column("collection")
-        columns = ["source", "target"]
-        if self.done is not None:
-            columns += ["added", "updated", "deleted"]
-        columns += ["unchanged", "missing", "extra", "differing", "failed"]
+        columns = {"source": "source_count", "target": "target_count"}
+        if self.is_dry:
+            columns |= {"to add": "missing", "to update": "differing", "to delete": "extra"}
+            columns |= {"unchanged": "unchanged"}
+        else:
+            if any(one.added is not None for one in self.collections):
+                columns |= {name: name for name in _WRITTEN}
+            columns |= {name: name for name in ("unchanged", "missing", "extra", "differing")}
+        if any(one.unreadable for one in self.collections):
+            columns["unreadable"] = "unreadable"
+        columns["failed"] = "failed"
         for column in columns:
             table.add_column(column, justify="right")
-        for row in self._collections():
+        for one in self.collections:
             cells = []
-            for column in columns:
-                value = row[f"{column}_count" if column in ("source", "target") else column]
-                alarming = column in ("missing", "extra", "differing", "failed") and value
+            for attribute in columns.values():
+                value = getattr(one, attribute)
+                alarming = attribute in _ALARMING and value and not self.is_dry
                 cells.append(f"[red]{value:,}[/]" if alarming else f"{value:,}")
-            table.add_row(escape(row["name"]), *cells)
+            arrow = f" -> {one.target_name}" if one.target_name != one.name else ""
+            table.add_row(escape(one.name + arrow), *cells)
         return table
 
     def _verdict(self) -> str:
@@ -131,11 +198,16 @@ class Report:
             f"{self.progress.completed:,} of {self.progress.planned:,} chunks, "
             f"{self.ledger.gaps} gaps, {self.ledger.duplicates} duplicates"
         )
-        took = f"{self.seconds:.1f} s"
-        run = f"run {self.run_id}"
+        details = f"({chunks}; {self.seconds:.1f} s; run {self.run_id})"
+        if self.is_dry:
+            return f"[cyan]dry run[/]: nothing was written {details}"
         if self.verified:
-            return f"[green]verified[/]: source and target are alike ({chunks}; {took}; {run})"
+            alike = "all that the source has is on the target"
+            if self.kind != "copy":
+                alike = "source and target are alike"
+            return f"[green]verified[/]: {alike} {details}"
         if self.failures:
             hint = f"`chroma-sync retry {self.run_id}` tries failed chunks again"
-            return f"[red]failed[/]: {hint} ({chunks}; {took}; {run})"
-        return f"[red]not verified[/]: source and target differ ({chunks}; {took}; {run})"
+            return f"[red]failed[/]: {hint} {details}"
+        hint = f"; `chroma-sync repair {self.run_id}` syncs just that"
+        return f"[red]not verified[/]: source and target differ{hint} {details}"

@@ -35,6 +35,7 @@ class NewRun:
     target_endpoint: str
     queue_name: str
     options: dict[str, Any]
+    one_way: bool = False
     parent_run_id: UUID | None = None
 
 
@@ -66,7 +67,7 @@ class Runs:
                 QUERIES["set_run_status"], {"run_id": run_id, "status": status, "error": error}
             )
             if status == "interrupted":
-                connection.execute(QUERIES["end_verifications"], {"run_id": run_id})
+                connection.execute(QUERIES["end_parts"], {"run_id": run_id})
 
     def finish(
         self,
@@ -92,8 +93,9 @@ class Runs:
                     "error": error,
                 },
             )
-            connection.execute(QUERIES["end_verifications"], {"run_id": run_id})
+            connection.execute(QUERIES["end_parts"], {"run_id": run_id})
             connection.execute(QUERIES["discard_manifests"], {"run_id": run_id})
+            connection.execute(QUERIES["discard_unproven"])
 
     def unfinished(self, source_url: str, target_url: str) -> UnfinishedRun | None:
         """The newest sync of this pair, if it has not ended."""
@@ -104,6 +106,31 @@ class Runs:
         if row is None or row[1] in ("completed", "failed"):
             return None
         return UnfinishedRun(run_id=row[0], status=row[1], options=row[2])
+
+    def kind(self, run_id: UUID) -> str:
+        """What people call the run: "sync", "copy", "repair" or "verify"."""
+        with self._transaction() as connection:
+            row = connection.execute(QUERIES["run_kind"], {"run_id": run_id}).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def has_manifest(self, run_id: UUID) -> bool:
+        """Whether ids of the run are still kept."""
+        with self._transaction() as connection:
+            row = connection.execute(QUERIES["has_manifest"], {"run_id": run_id}).fetchone()
+        return row == (True,)
+
+    def passes(self, run_id: UUID) -> list[UUID]:
+        """The further passes of a sync, oldest first."""
+        with self._transaction() as connection:
+            rows = connection.execute(QUERIES["passes"], {"run_id": run_id}).fetchall()
+        return [row[0] for row in rows]
+
+    def newest_verification(self, run_id: UUID) -> UUID | None:
+        """The last verification of a sync, or the run itself if it is one."""
+        with self._transaction() as connection:
+            row = connection.execute(QUERIES["newest_verification"], {"run_id": run_id}).fetchone()
+        return row[0] if row else None
 
     def reopen(self, run_id: UUID) -> bool:
         """Take up a run that has ended, to try its failed chunks again; False if it cannot be."""

@@ -8,8 +8,9 @@ import time
 import structlog
 from rich.console import Console
 
+from coordinator.options import Options
 from coordinator.progress import ProgressDisplay
-from coordinator.sync import Coordinator, Options
+from coordinator.sync import Coordinator
 from tasks.database import Database
 from tasks.errors import ChromaSyncError, DatabaseUnavailable, LeaseLost
 from tasks.settings import Settings

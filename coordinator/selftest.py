@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from coordinator.options import Options
 from coordinator.progress import ProgressDisplay
 from coordinator.report import Report
 from coordinator.status import run_details
-from coordinator.sync import Coordinator, Options
+from coordinator.sync import Coordinator
 from tasks.database import Database
 from tasks.records import RecordBatch
 from tasks.settings import Settings

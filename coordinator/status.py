@@ -35,6 +35,7 @@ class Run:
     finished_at: datetime | None
     duplicates_suppressed: int
     options: dict[str, Any]
+    one_way: bool
 
 
 def find_run(database: Database, prefix: str) -> Run:

@@ -1,9 +1,9 @@
-"""Runs a sync or a verification from beginning to end.
+"""What users ask for: sync, copy, verify, repair, retry.
 
-    open stores -> take the lease -> plan or resume -> enqueue -> wait -> verify -> report
+    open stores -> start workers -> carry the run out -> report
 
-The coordinator only plans, waits and reports; workers do the work. Killed at any point, it leaves a
-ledger from which the next one goes on.
+How a run is carried out is in coordinator/pipeline.py; here is what it is carried out with, and for
+what.
 """
 
 from __future__ import annotations
@@ -13,54 +13,43 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
-import structlog
-
-from coordinator.enqueue import enqueue_plan, resend_lost, retry_failed
+from coordinator.combined import write_combined
+from coordinator.conclude import conclude_sync, conclude_verification
+from coordinator.enqueue import retry_failed
+from coordinator.index_check import IndexCheck, check_indexes
 from coordinator.lease import Lease, held_lease
 from coordinator.local_workers import LocalWorkers
-from coordinator.plan import plan_run
+from coordinator.options import Options
+from coordinator.pipeline import Ground, Pipeline, Proven, patiently
+from coordinator.plan import Pair, Planned, pair_collections, refuse_deletions, refuse_mismatch
 from coordinator.progress import ProgressDisplay
-from coordinator.report import KEPT_FINDINGS, Report
-from coordinator.runs import NewRun, Runs
-from coordinator.verify import collection_counts, findings, prove_ledger
+from coordinator.publish import discard, publish, staging_name
+from coordinator.report import Report
+from coordinator.runs import Runs
 from tasks.database import Connection, Database
-from tasks.errors import DatabaseUnavailable, InvalidInput, LeaseLost, Retryable
+from tasks.errors import (
+    ChromaSyncError,
+    DatabaseUnavailable,
+    InvalidInput,
+    LeaseLost,
+    Retryable,
+    TooManyDeletions,
+)
 from tasks.ledger import Ledger
 from tasks.settings import Settings
 from tasks.stores.address import Address, parse_address
 from tasks.stores.base import Store
 from tasks.stores.open import open_store
 from tasks.worker import DEFAULT_QUEUE, Worker
-from tasks.workers import bury_dead_workers, live_workers, new_worker_id
-
-POLL_SECONDS = 0.2
-MEND_SECONDS = 2.0  # between two looks for lost tasks and dead workers
-PATIENCE_SECONDS = 60.0  # how long Postgres or a store may be away
-
-T = TypeVar("T")
-
-logger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the user asked for. `workers` None: in this process; 0: elsewhere; N: N processes."""
-
-    collections: Sequence[str] = ()
-    chunk_size: int
-    workers: int | None = None
-
-    def of_run(self) -> dict[str, Any]:
-        """What makes an unfinished run the same as the one that is asked for now."""
-        return {"collections": sorted(set(self.collections)), "chunk_size": self.chunk_size}
+from tasks.workers import new_worker_id
 
 
 class Coordinator:
-    """Coordinates runs between one source and one target, until it is closed."""
+    """Coordinates runs between one source and one target."""
 
     def __init__(
         self,
@@ -74,11 +63,9 @@ class Coordinator:
     ) -> None:
         self._settings = settings
         self._database = database
-        self._ledger = Ledger(database)
         self._display = display
         self._environ = environ
         self._private_queue = f"{DEFAULT_QUEUE}-{secrets.token_hex(4)}"
-        self._local: LocalWorkers | None = None
         self._lease: Lease | None = None
         self._runs = Runs(self._transaction)
         self.workers_found = 0  # local worker processes that have reported for work
@@ -92,7 +79,7 @@ class Coordinator:
 
     @contextlib.contextmanager
     def lead(self, *, patience: float | None = None) -> Iterator[None]:
-        """Hold the lease of the pair; needed to sync and to retry.
+        """Hold the lease of the pair; needed for everything that writes.
 
         Raises `RunBusy` if another coordinator keeps it for `patience` seconds (by default, a bit
         longer than one that was killed would keep it).
@@ -121,61 +108,167 @@ class Coordinator:
     # What users ask for ------------------------------------------------------------------------
 
     def sync(self, options: Options) -> Report:
-        """Make the target's collections equal to the source's, and prove it."""
-        with (
-            self._stores(create=True) as (source, target),
-            self._workers(options, source, target),
-        ):
-            run_id = _patiently(lambda: self._resume(options, source, target))
+        """Make the target's collections equal to the source's, and prove it.
+
+        With `one_way`, what only the target has stays. With `atomic`, each collection is filled and
+        verified under another name, and then takes the place of the one that is there.
+        """
+        with self._at_work(options, create=True) as pipeline:
+            resumed: list[UUID] = []
+            run_id = patiently(lambda: self._resume(pipeline, options))
             if run_id is None:
-                run_id = _patiently(lambda: self._plan("sync", options, source, target))
-            return self._carry_out(run_id, options, source, target)
+                run_id = patiently(lambda: self._plan(pipeline, options))
+            else:
+                resumed = self._runs.passes(run_id)
+            root = run_id
+            return self._carry_out(
+                root, pipeline, options, lambda: pipeline.prove(root, resumed=resumed)
+            )
+
+    def dry_run(self, options: Options) -> Report:
+        """What a sync would do; nothing is written to either store."""
+        began = time.monotonic()
+        with self._at_work(options) as pipeline:
+            run_id = self._compare(pipeline, options, writing=True)
+            planned = pipeline.planner.planned(run_id)
+            notes = [
+                f"{one.pair.target_name}: the collection would be made."
+                for one in planned
+                if one.pair.target is None
+            ]
+            try:
+                refuse_deletions(planned, options)
+            except TooManyDeletions as error:
+                notes.append(f"It would be refused: {error}")
+            report = conclude_verification(
+                self._database,
+                run_id,
+                planned=planned,
+                notes=notes,
+                seconds=time.monotonic() - began,
+            )
+            return self._finish(replace(report, kind="dry run"))
+
+    def verify(self, options: Options, *, combined: Path | None = None) -> Report:
+        """Compare every record of either side, or of a sample; nothing is written.
+
+        `combined`: a file for a line about each record.
+        """
+        began = time.monotonic()
+        with self._at_work(options) as pipeline:
+            run_id = self._compare(pipeline, options)
+            planned = pipeline.planner.planned(run_id)
+            share = f"A sample of {options.sample:.3%} of the records was compared."
+            report = conclude_verification(
+                self._database,
+                run_id,
+                planned=planned,
+                indexes=self._check_indexes(pipeline, run_id, planned, options),
+                notes=[share] if options.sample < 1 else [],
+                seconds=time.monotonic() - began,
+            )
+            try:
+                if combined is not None:
+                    write_combined(self._database, run_id, combined)
+            finally:
+                self._finish(report)  # after that, the ids of what is alike are gone
+            return report
 
     def retry(self, run_id: UUID, options: Options) -> Report:
         """Try the failed chunks of an earlier run again, and prove it."""
-        with (
-            self._stores(create=False) as (source, target),
-            self._workers(options, source, target),
-        ):
+        with self._at_work(options) as pipeline:
+            if not self._is_as_planned(pipeline, run_id):
+                raise InvalidInput(
+                    f"A collection of run {run_id} has been deleted or made anew since; "
+                    "use `chroma-sync sync` instead."
+                )
             if not self._runs.reopen(run_id):
                 raise InvalidInput(
                     f"Run {run_id} has nothing to retry, or was replaced by a later one; "
                     "use `chroma-sync sync` instead."
                 )
-            self._point(run_id, source, target)
+            self._point(pipeline, run_id)
             count = retry_failed(self._transaction, run_id)
             self._display.say(f"Trying {count:,} failed chunks again.")
-            return self._carry_out(run_id, options, source, target)
 
-    def verify(self, options: Options) -> Report:
-        """The data proof alone; nothing is written to either store."""
-        with self._stores(create=False) as (source, target), self._workers(options, source, target):
-            began = time.monotonic()
-            run_id = self._verify(options, source, target, parent=None)
-            report = _patiently(lambda: self._report(run_id, sync_run=None, began=began))
-            status = "completed" if not report.failures else "failed"
-            return self._finish(run_id, replace(report, status=status))
+            def everything(proof: UUID, _known: Sequence[UUID], _written: Sequence[UUID]) -> None:
+                # Time has passed since the rest of it was found alike.
+                self._list_all(pipeline, proof, pipeline.pairs(run_id), options)
 
-    # What a run needs --------------------------------------------------------------------------
+            return self._carry_out(
+                run_id, pipeline, options, lambda: pipeline.prove(run_id, plan=everything)
+            )
+
+    def repair(self, options: Options) -> Report:
+        """Compare everything, sync what is not alike, and no more, and prove it."""
+        with self._at_work(options, create=True) as pipeline:
+            root = pipeline.begin("sync", repair=True)
+            try:
+                verification = self._compare(pipeline, options, writing=True, parent=root)
+            except BaseException as error:
+                with contextlib.suppress(DatabaseUnavailable, LeaseLost):
+                    reason = str(error) or type(error).__name__
+                    self._runs.finish(root, status="failed", error=reason)
+                raise
+            self._take_findings(pipeline, options, root, verification)
+            return self._carry_out(
+                root, pipeline, options, lambda: pipeline.prove(root, known=[verification])
+            )
+
+    def repair_findings(self, run_id: UUID, options: Options) -> Report:
+        """Sync what the (last) verification of a run did not find alike, and prove just that."""
+        with self._at_work(options) as pipeline:
+            verification = self._runs.newest_verification(run_id)
+            if verification is None or not self._runs.has_manifest(verification):
+                raise InvalidInput(
+                    f"Run {run_id} has nothing to repair: it found no difference, or a later run "
+                    "of the same source and target has replaced it."
+                )
+            root = pipeline.begin("sync", repair=True)
+            self._take_findings(pipeline, options, root, verification)
+            planner = pipeline.planner
+            # What was alike then may have changed since: only what was repaired is looked at.
+            return self._carry_out(
+                root,
+                pipeline,
+                options,
+                lambda: pipeline.prove(root, plan=lambda proof, *_: planner.take_same(proof, root)),
+            )
+
+    # What it is carried out with ----------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _stores(self, *, create: bool) -> Iterator[tuple[Store, Store]]:
+    def _at_work(self, options: Options, *, create: bool = False) -> Iterator[Pipeline]:
+        """Both stores open, and workers at work. `create`: the target may be made."""
+        made = create and options.create_database
         with (
-            contextlib.closing(self._open(self._source_address, create=False)) as source,
-            contextlib.closing(self._open(self._target_address, create=create)) as target,
+            contextlib.closing(self._open(self._source_address)) as source,
+            contextlib.closing(self._open(self._target_address, new=create, made=made)) as target,
+            self._workers(options, self._queue_name(source, target)) as local,
         ):
-            yield source, target
+            ground = Ground(
+                database=self._database,
+                transaction=self._transaction,
+                check_lease=self._lease.check if self._lease else lambda: None,
+                source=source,
+                target=target,
+                queue_name=self._queue_name(source, target),
+                replace_workers=local.replace_dead if local else lambda: None,
+                display=self._display,
+            )
+            yield Pipeline(ground, options)
 
-    def _open(self, address: Address, *, create: bool) -> Store:
+    def _open(self, address: Address, *, new: bool = False, made: bool = False) -> Store:
+        """`new`: a directory may be made; `made`: a tenant and a database."""
         store = open_store(
             address,
             environ=self._environ,
-            create=create,
+            create=new,
             connect_timeout=self._settings.sync_connect_timeout,
             read_timeout=self._settings.sync_read_timeout,
         )
         try:
-            store.check()
+            store.check(create=made)
         except BaseException:
             store.close()
             raise
@@ -186,13 +279,12 @@ class Coordinator:
         return self._database.transaction() if self._lease is None else self._lease.transaction()
 
     @contextlib.contextmanager
-    def _workers(self, options: Options, source: Store, target: Store) -> Iterator[None]:
-        queue_name = self._queue_name(source, target)
+    def _workers(self, options: Options, queue_name: str) -> Iterator[LocalWorkers | None]:
         if options.workers is None:
             worker = Worker(self._settings, self._database, queue_name=queue_name)
             worker.start()
             try:
-                yield
+                yield None
             finally:
                 worker.stop()
         elif options.workers == 0:
@@ -201,105 +293,18 @@ class Coordinator:
                     "A directory is served to this machine only, so workers elsewhere cannot help; "
                     "leave --workers 0 out, or run `chroma run` and give its address."
                 )
-            yield
+            yield None
         else:
-            self._local = LocalWorkers(
+            local = LocalWorkers(
                 options.workers,
                 queue_name=queue_name,
                 environ={"DATABASE_URL": self._database.url},
             )
             try:
-                self.workers_found = self._local.wait_until_ready(self._database)
-                yield
+                self.workers_found = local.wait_until_ready(self._database)
+                yield local
             finally:
-                self._local.stop()
-                self._local = None
-
-    # How it is done ----------------------------------------------------------------------------
-
-    def _carry_out(self, run_id: UUID, options: Options, source: Store, target: Store) -> Report:
-        began = time.monotonic()
-        try:
-            self._wait(run_id, "sync", options)
-            _patiently(lambda: self._runs.set_status(run_id, "verifying"))
-            proof_id = self._verify(options, source, target, parent=run_id)
-        except BaseException:
-            with contextlib.suppress(DatabaseUnavailable, LeaseLost):
-                self._runs.set_status(run_id, "interrupted", "The coordinator was stopped.")
-            raise
-        report = _patiently(lambda: self._report(proof_id, sync_run=run_id, began=began))
-        status = "completed" if report.verified else "failed"
-        self._finish(proof_id, replace(report, run_id=proof_id, done=None))
-        return self._finish(run_id, replace(report, status=status))
-
-    def _plan(
-        self,
-        kind: str,
-        options: Options,
-        source: Store,
-        target: Store,
-        parent: UUID | None = None,
-    ) -> UUID:
-        run_id = self._runs.create(
-            NewRun(
-                kind=kind,
-                parent_run_id=parent,
-                source_url=str(self._source_address),
-                target_url=str(self._target_address),
-                source_endpoint=source.endpoint,
-                target_endpoint=target.endpoint,
-                queue_name=self._queue_name(source, target),
-                options=options.of_run(),
-            )
-        )
-        self._display.phase("planning")
-        try:
-            plan_run(
-                self._transaction,
-                run_id,
-                source,
-                target,
-                options.collections,
-                writing=kind == "sync",
-                chunk_size=options.chunk_size,
-                listed=lambda _name, count: self._display.update(count),
-            )
-            enqueue_plan(self._transaction, run_id)
-        except BaseException as error:
-            with contextlib.suppress(DatabaseUnavailable, LeaseLost):
-                reason = str(error) or type(error).__name__
-                self._runs.finish(run_id, status="failed", error=reason)
-            raise
-        return run_id
-
-    def _resume(self, options: Options, source: Store, target: Store) -> UUID | None:
-        """The newest run of this pair, if it was left unfinished and asks for the same."""
-        left = self._runs.unfinished(str(self._source_address), str(self._target_address))
-        if left is None:
-            return None
-        run_id = left.run_id
-        # We hold the lease of the pair, so nobody is at work on that run.
-        if left.status == "planning" or left.options != options.of_run():
-            why = "was not fully planned" if left.status == "planning" else "had other options"
-            self._display.say(f"Run {run_id} was left unfinished and {why}; planning anew.")
-            self._runs.finish(run_id, status="failed", error="Superseded.")
-            return None
-        self._point(run_id, source, target)
-        retry_failed(self._transaction, run_id)
-        progress = self._ledger.progress(run_id)
-        self._display.say(
-            f"Going on with run {run_id}: "
-            f"{progress.completed:,} of {progress.planned:,} chunks are done."
-        )
-        return run_id
-
-    def _point(self, run_id: UUID, source: Store, target: Store) -> None:
-        self._runs.point(
-            run_id,
-            source_endpoint=source.endpoint,
-            target_endpoint=target.endpoint,
-            queue_name=self._queue_name(source, target),
-        )
+                local.stop()
 
     def _queue_name(self, source: Store, target: Store) -> str:
         """Directories are served to this machine only, so their tasks are for its own workers."""
@@ -307,108 +312,185 @@ class Coordinator:
             return DEFAULT_QUEUE
         return self._private_queue
 
-    def _verify(
-        self,
-        options: Options,
-        source: Store,
-        target: Store,
-        *,
-        parent: UUID | None,
-    ) -> UUID:
-        run_id = _patiently(lambda: self._plan("verify", options, source, target, parent))
-        self._wait(run_id, "verifying", options)
+    # How it is done ----------------------------------------------------------------------------
+
+    def _plan(self, pipeline: Pipeline, options: Options) -> UUID:
+        planner = pipeline.planner
+        run_id = pipeline.begin("sync")
+        with pipeline.planning(run_id):
+            pairs = self._pairs(pipeline, options)
+            if options.atomic:
+                # All of it goes to a collection of its own, whatever is there.
+                pairs = [replace(pair, target=None) for pair in pairs]
+            refuse_mismatch(pairs)
+            planner.list_all(run_id, pairs, chunk_size=options.chunk_size, one_way=options.one_way)
+            refuse_deletions(planner.planned(run_id), options)
+            planner.ready_target(
+                run_id,
+                name=(lambda name: staging_name(name, run_id)) if options.atomic else str,
+            )
         return run_id
 
-    def _wait(self, run_id: UUID, phase: str, options: Options) -> None:
-        """Wait until every chunk is completed or failed, and mend what got lost meanwhile."""
-        progress = _patiently(lambda: self._ledger.progress(run_id))
-        records = sum(progress.records.values())
-        self._display.phase(phase, done=progress.records.get("completed", 0), total=records)
-        next_mending = time.monotonic()
-        told_alone = False
-        while not progress.is_over:
-            if self._lease is not None:
-                self._lease.check()
-            if time.monotonic() >= next_mending:
-                _patiently(lambda: self._mend(run_id))
-                next_mending = time.monotonic() + MEND_SECONDS
-                if options.workers == 0 and not told_alone and self._is_alone():
-                    told_alone = True
-                    self._display.say(
-                        "No worker is there; start some with `chroma-sync worker` "
-                        "and the same DATABASE_URL."
-                    )
-            time.sleep(POLL_SECONDS)
-            progress = _patiently(lambda: self._ledger.progress(run_id))
-            self._display.update(progress.records.get("completed", 0), records)
-
-    def _is_alone(self) -> bool:
-        return _patiently(lambda: live_workers(self._database, DEFAULT_QUEUE)) == 0
-
-    def _mend(self, run_id: UUID) -> None:
-        bury_dead_workers(self._database)
-        lost = resend_lost(self._transaction, run_id)
-        if lost:
-            logger.warning("tasks without a message were sent again", count=lost)
-        if self._local is not None:
-            self._local.replace_dead()
-
-    def _report(self, proof_id: UUID, *, sync_run: UUID | None, began: float) -> Report:
-        proof = collection_counts(self._database, proof_id)
-        proof_ledger = prove_ledger(self._database, proof_id)
-        failures = self._ledger.failures(proof_id)
-        run_id, ledger = proof_id, proof_ledger
-        if sync_run is not None:
-            run_id, ledger = sync_run, prove_ledger(self._database, sync_run)
-            failures = self._ledger.failures(sync_run) + failures
-        verified = (
-            ledger.holds
-            and proof_ledger.holds
-            and not failures
-            and all(one.is_alike for one in proof)
+    def _resume(self, pipeline: Pipeline, options: Options) -> UUID | None:
+        """The newest run of this pair, if it was left unfinished and asks for the same."""
+        left = self._runs.unfinished(str(self._source_address), str(self._target_address))
+        if left is None:
+            return None
+        run_id = left.run_id
+        # We hold the lease of the pair, so nobody is at work on that run.
+        why = None
+        if left.status == "planning":
+            why = "was not fully planned"
+        elif left.options != options.of_run():
+            why = "had other options"
+        elif not self._is_as_planned(pipeline, run_id):
+            why = "was of collections that have been deleted or made anew since"
+        if why is not None:
+            self._display.say(f"Run {run_id} was left unfinished and {why}; planning anew.")
+            if left.options.get("atomic"):
+                self._discard_staged(pipeline, run_id)
+            self._runs.finish(run_id, status="failed", error="Superseded.")
+            return None
+        self._point(pipeline, run_id)
+        retry_failed(self._transaction, run_id)
+        progress = Ledger(self._database).progress(run_id)
+        self._display.say(
+            f"Going on with run {run_id}: "
+            f"{progress.completed:,} of {progress.planned:,} chunks are done."
         )
-        return Report(
-            run_id=run_id,
-            status="completed",
-            verified=verified,
-            seconds=time.monotonic() - began,
-            done=collection_counts(self._database, sync_run) if sync_run else None,
-            proof=proof,
-            progress=self._ledger.progress(run_id),
-            ledger=ledger,
-            findings=findings(self._database, proof_id, limit=KEPT_FINDINGS),
-            failures=failures,
+        return run_id
+
+    def _is_as_planned(self, pipeline: Pipeline, run_id: UUID) -> bool:
+        """Both sides still have the very collections that the run was planned for."""
+        ground = pipeline.ground
+        sources = {collection.id for collection in ground.source.collections()}
+        targets = {collection.id for collection in ground.target.collections()}
+        return all(
+            pair.source.id in sources and pair.target is not None and pair.target.id in targets
+            for pair in pipeline.pairs(run_id)
         )
 
-    def _finish(self, run_id: UUID, report: Report) -> Report:
-        error = report.failures[0]["error"] if report.failures else None
-        _patiently(
-            lambda: self._runs.finish(
+    def _point(self, pipeline: Pipeline, run_id: UUID) -> None:
+        ground = pipeline.ground
+        self._runs.point(
+            run_id,
+            source_endpoint=ground.source.endpoint,
+            target_endpoint=ground.target.endpoint,
+            queue_name=ground.queue_name,
+        )
+
+    def _compare(
+        self,
+        pipeline: Pipeline,
+        options: Options,
+        *,
+        writing: bool = False,
+        parent: UUID | None = None,
+    ) -> UUID:
+        """A verification of all that is asked for; `writing`: of what is to be written later."""
+        pairs = self._pairs(pipeline, options)
+        if writing:
+            refuse_mismatch(pairs)
+        return pipeline.verify(
+            lambda run_id: self._list_all(pipeline, run_id, pairs, options), parent=parent
+        )
+
+    def _pairs(self, pipeline: Pipeline, options: Options) -> list[Pair]:
+        ground = pipeline.ground
+        return patiently(lambda: pair_collections(ground.source, ground.target, options.selection))
+
+    def _list_all(
+        self, pipeline: Pipeline, run_id: UUID, pairs: Sequence[Pair], options: Options
+    ) -> None:
+        pipeline.planner.list_all(
+            run_id,
+            pairs,
+            chunk_size=options.chunk_size,
+            one_way=options.one_way,
+            sample=options.sample,
+        )
+
+    def _take_findings(
+        self, pipeline: Pipeline, options: Options, root: UUID, verification: UUID
+    ) -> None:
+        planner = pipeline.planner
+        with pipeline.planning(root):
+            planner.take_unproven(root, verification, chunk_size=options.chunk_size)
+            planned = planner.planned(root)
+            refuse_mismatch([one.pair for one in planned])
+            refuse_deletions(planned, options)
+            planner.ready_target(root)
+
+    def _carry_out(
+        self, run_id: UUID, pipeline: Pipeline, options: Options, prove: Callable[[], Proven]
+    ) -> Report:
+        began = time.monotonic()
+        try:
+            proven = prove()
+            planner = pipeline.planner
+            planned = patiently(lambda: planner.planned(run_id))
+            listed = patiently(lambda: planner.planned(proven.verifications[-1]))
+            indexes = patiently(lambda: self._check_indexes(pipeline, run_id, planned, options))
+            report = patiently(
+                lambda: conclude_sync(
+                    self._database,
+                    run_id,
+                    proven,
+                    kind=self._runs.kind(run_id),
+                    planned=planned,
+                    listed=listed,
+                    indexes=indexes,
+                    seconds=time.monotonic() - began,
+                )
+            )
+            if options.atomic:
+                staged = self._publish if report.verified else self._discard_staged
+                patiently(lambda: staged(pipeline, run_id))
+        except BaseException:
+            with contextlib.suppress(DatabaseUnavailable, LeaseLost):
+                self._runs.set_status(run_id, "interrupted", "The coordinator was stopped.")
+            raise
+        return self._finish(report)
+
+    def _check_indexes(
+        self, pipeline: Pipeline, run_id: UUID, planned: Sequence[Planned], options: Options
+    ) -> list[IndexCheck]:
+        ground = pipeline.ground
+        try:
+            return check_indexes(
+                self._database,
                 run_id,
+                planned,
+                ground.source,
+                ground.target,
+                sample=options.index_sample,
+            )
+        except Retryable:
+            raise
+        except ChromaSyncError as error:
+            # A collection that cannot be used at all is named by its chunks already.
+            self._display.say(f"The indexes could not be checked: {error}")
+            return []
+
+    def _publish(self, pipeline: Pipeline, run_id: UUID) -> None:
+        for pair in pipeline.pairs(run_id):
+            assert pair.target is not None, "a sync makes its target collections"
+            publish(pipeline.ground.target, pair.target, pair.target_name, run_id)
+
+    def _discard_staged(self, pipeline: Pipeline, run_id: UUID) -> None:
+        for pair in pipeline.pairs(run_id):
+            if pair.target is not None:
+                discard(pipeline.ground.target, pair.target, pair.target_name, run_id)
+
+    def _finish(self, report: Report) -> Report:
+        error = report.failures[0]["error"] if report.failures else None
+        patiently(
+            lambda: self._runs.finish(
+                report.run_id,
                 status=report.status,
-                verified=report.verified,
+                verified=None if report.kind == "dry run" else report.verified,
                 report=report.document(),
                 error=error,
             )
         )
         return report
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """Call again and again while Postgres or a store is away, for a while.
-
-    What is called may be repeated without harm.
-    """
-    deadline = 0.0
-    while True:
-        began = time.monotonic()
-        try:
-            return call()
-        except Retryable as error:
-            now = time.monotonic()
-            if not deadline or now - began > PATIENCE_SECONDS:  # it was there in between
-                deadline = now + PATIENCE_SECONDS
-            if now > deadline:
-                raise
-            logger.warning("to be tried again", reason=str(error))
-            time.sleep(1)

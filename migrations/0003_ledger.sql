@@ -38,8 +38,11 @@ CREATE TABLE sync_leases (
 CREATE TABLE sync_runs (
     id                    uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     kind                  text NOT NULL CHECK (kind IN ('sync', 'verify')),
-    -- The sync that a verification proves; NULL for one that stands alone.
+    -- The run that this one is a part of: a verification of it, or a further pass. NULL for one that
+    -- somebody asked for.
     parent_run_id         uuid REFERENCES sync_runs ON DELETE CASCADE,
+    -- What only the target has is let be: nothing is deleted, and it is no finding.
+    one_way               boolean NOT NULL DEFAULT false,
     source_url            text NOT NULL,
     target_url            text NOT NULL,
     -- Where workers reach the stores: the same as above, or the loopback address at which the
@@ -60,6 +63,16 @@ CREATE TABLE sync_runs (
     finished_at           timestamptz,
     CHECK (status <> 'completed' OR finished_at IS NOT NULL)
 );
+
+-- What people call a run.
+CREATE FUNCTION sync_run_kind(run sync_runs) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN run.kind <> 'sync' THEN run.kind
+            WHEN run.options ? 'repair' THEN 'repair'
+            WHEN run.one_way THEN 'copy'
+            ELSE 'sync' END;
+
+CREATE INDEX sync_runs_parent ON sync_runs (parent_run_id);
 CREATE INDEX sync_runs_recent ON sync_runs (created_at DESC);
 CREATE INDEX sync_runs_pair ON sync_runs (source_url, target_url, created_at DESC);
 
@@ -67,16 +80,25 @@ CREATE TABLE sync_collections (
     run_id            uuid NOT NULL REFERENCES sync_runs ON DELETE CASCADE,
     collection_id     uuid NOT NULL,
     collection_name   text NOT NULL,
+    target_name       text NOT NULL,
     -- json, not jsonb: strings may hold \u0000, which jsonb refuses.
     source_definition json NOT NULL,
+    -- NULL where the target has no such collection (a verification or a dry run makes none).
     target_definition json,
+    -- Records on either side when the ids were listed.
     source_count      bigint NOT NULL,
     target_count      bigint NOT NULL,
-    PRIMARY KEY (run_id, collection_id)
+    -- The manifest: from here on, what only the target has; and its end.
+    first_extra       bigint NOT NULL,
+    manifest_end      bigint NOT NULL,
+    -- What of the source's definition the target's collection does not have, a line each.
+    losses            json,
+    PRIMARY KEY (run_id, collection_id),
+    CHECK (first_extra BETWEEN 0 AND manifest_end)
 );
 
 -- The frozen ids of a run, one row a chunk: first the source's, in its order, then those that only
--- the target has. bytea, not text: an id may hold \x00, which text refuses. To read them:
+-- the target has; all of them, or those that a verification or a further pass has to look at. bytea, not text: an id may hold \x00, which text refuses. To read them:
 --   SELECT convert_from(unnest(ids), 'UTF8') FROM sync_manifests WHERE run_id = ...
 CREATE TABLE sync_manifests (
     run_id             uuid NOT NULL REFERENCES sync_runs ON DELETE CASCADE,
@@ -102,6 +124,8 @@ CREATE TABLE sync_tasks (
     completed_at       timestamptz,
     -- Failed tries since the task was planned, or since `chroma-sync retry`.
     retry_count        integer NOT NULL DEFAULT 0 CHECK (retry_count >= 0),
+    -- Executions that were begun, whatever became of them.
+    attempts           integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
     -- Workers that died while holding the task, one after the other.
     lost_count         integer NOT NULL DEFAULT 0 CHECK (lost_count >= 0),
     -- Names the one attempt whose result is accepted.
@@ -137,12 +161,25 @@ CREATE TABLE sync_results (
     missing       bigint NOT NULL DEFAULT 0,
     extra         bigint NOT NULL DEFAULT 0,
     differing     bigint NOT NULL DEFAULT 0,
-    -- 32 hexadecimal digits, over ids and contents; chunk digests add up modulo 2^128.
+    unreadable    bigint NOT NULL DEFAULT 0,
+    -- 32 hexadecimal digits, over ids and contents of what was found on either side, and of what the
+    -- target has alike. Digests add up modulo 2^128: those of chunks to the collection's.
     source_digest text NOT NULL,
-    target_digest text,
+    target_digest text NOT NULL,
+    alike_digest  text NOT NULL,
     -- What differs, record by record: [[sign, id, [part, ...]], ...].
     findings      json,
     seconds       double precision NOT NULL,
     recorded_at   timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX sync_results_by_run ON sync_results (run_id);
+
+-- The records that a task has not found alike: what a sync wrote, what a verification found. They are
+-- what is to be looked at next. Positions count from 0 within the task's chunk.
+CREATE TABLE sync_unproven (
+    task_id   bigint PRIMARY KEY REFERENCES sync_tasks ON DELETE CASCADE,
+    positions integer[] NOT NULL,
+    -- 63 bits of the source record's digest as the task read it; 0: the source had none.
+    digests   bigint[] NOT NULL,
+    CHECK (cardinality(positions) = cardinality(digests))
+);

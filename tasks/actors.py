@@ -199,6 +199,8 @@ class ChunkWork:
                 attempt.source,
                 attempt.target,
                 attempt.ids,
+                one_way=attempt.one_way,
+                salvage=attempt.is_last,
                 checkpoint=self._checkpoint,
             )
         assert attempt.target is not None, "a sync makes its target collections when it is planned"
@@ -208,7 +210,9 @@ class ChunkWork:
             attempt.source,
             attempt.target,
             attempt.ids,
+            may_delete=attempt.may_delete,
             target_is_empty=attempt.target_is_empty,
+            salvage=attempt.is_last,
             checkpoint=self._checkpoint,
         )
 
@@ -219,7 +223,7 @@ class ChunkWork:
     def _attempt_done(self, attempt: Attempt, outcome: Outcome, log: Any) -> None:
         if outcome.refused:
             count = len(outcome.refused)
-            reason = f"{count} records were refused: {outcome.refused[0].reason}"
+            reason = f"{count} records could not be copied: {outcome.refused[0].reason}"
             self._patiently(lambda: self._ledger.fail(attempt, reason, outcome.refused))
             log.error("records refused", count=count, reason=outcome.refused[0].reason)
         elif self._patiently(lambda: self._ledger.record(attempt, outcome)):

@@ -46,6 +46,7 @@ class Difference:
     extra: list[int]  # target rows that the source has not
     differing: list[Change]
     same: int  # how many records are on both sides and equal
+    identical: bool  # all are, with the same digests: no float in metadata has moved either
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.extra or self.differing)
@@ -96,8 +97,10 @@ def compare(source: RecordBatch, target: RecordBatch, *, space: str) -> Differen
             for pair, (left, right) in enumerate(zip(one, other, strict=True)):
                 if left != right:
                     what.setdefault(pair, []).append(name)
-    for pair, keys in _metadatas_differ(source.metadatas, target.metadatas):
-        what.setdefault(pair, []).extend(f"metadata:{key}" for key in keys)
+    metadata_identical = _as_json(source.metadatas) == _as_json(target.metadatas)
+    if not metadata_identical:
+        for pair, keys in _metadatas_differ(source.metadatas, target.metadatas):
+            what.setdefault(pair, []).extend(f"metadata:{key}" for key in keys)
 
     differing = [
         Change(
@@ -108,7 +111,11 @@ def compare(source: RecordBatch, target: RecordBatch, *, space: str) -> Differen
         for pair in sorted(what)
     ]
     return Difference(
-        missing=missing, extra=extra, differing=differing, same=len(source) - len(differing)
+        missing=missing,
+        extra=extra,
+        differing=differing,
+        same=len(source) - len(differing),
+        identical=metadata_identical and not (missing or extra or differing),
     )
 
 
@@ -163,16 +170,17 @@ def _embeddings_differ(one: Embeddings, other: Embeddings, space: str) -> list[i
     return np.flatnonzero(~same.all(axis=1)).tolist()
 
 
+def _as_json(value: Any) -> bytes:
+    # Python's == takes 1, 1.0 and True for equal; their JSON differs.
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
 def _metadatas_differ(
     one: list[Metadata | None], other: list[Metadata | None]
 ) -> list[tuple[int, list[str]]]:
-    # Python's == takes 1, 1.0 and True for equal; their JSON differs.
-    option = orjson.OPT_SORT_KEYS
-    if orjson.dumps(one, option=option) == orjson.dumps(other, option=option):
-        return []
     differing = []
     for pair, (left, right) in enumerate(zip(one, other, strict=True)):
-        if orjson.dumps(left, option=option) != orjson.dumps(right, option=option):
+        if _as_json(left) != _as_json(right):
             keys = _keys_differ(left or {}, right or {})
             if keys:
                 differing.append((pair, keys))

@@ -57,6 +57,10 @@ class CollectionMismatch(Permanent):
     """The target's collection cannot hold the source's records (another space or dimension)."""
 
 
+class TooManyDeletions(Permanent):
+    """A run would delete more of a collection than it was allowed to."""
+
+
 # Ledger and database --------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ class Attempt:
     token: UUID
     run_id: UUID
     kind: str  # of the run: "sync" or "verify"
+    one_way: bool  # what only the target has is let be
     source_endpoint: str
     target_endpoint: str
     source: Collection
@@ -43,6 +44,7 @@ class Attempt:
     ids: list[str]
     retry_count: int
     target_is_empty: bool  # it was when the run was planned, and no attempt has written this chunk
+    may_delete: bool  # the plan counted on it: these ids were only on the target
 
     @property
     def is_last(self) -> bool:
@@ -96,13 +98,14 @@ class Ledger:
             ).fetchone()
         if row is None:
             return None
-        run_id, kind, source_endpoint, target_endpoint, source, target, ids, *rest = row
-        retry_count, target_is_empty = rest
+        run_id, kind, one_way, source_endpoint, target_endpoint, source, target, ids, *rest = row
+        retry_count, target_is_empty, may_delete = rest
         return Attempt(
             task_id=task_id,
             token=token,
             run_id=run_id,
             kind=kind,
+            one_way=one_way,
             source_endpoint=source_endpoint,
             target_endpoint=target_endpoint,
             source=Collection.from_json(source),
@@ -110,6 +113,7 @@ class Ledger:
             ids=[str(id_, "utf-8") for id_ in ids],
             retry_count=retry_count,
             target_is_empty=target_is_empty,
+            may_delete=may_delete,
         )
 
     def may_work(self, worker_id: str) -> bool:
@@ -128,6 +132,9 @@ class Ledger:
             values = outcome.counts() | {
                 "source_digest": outcome.source_digest,
                 "target_digest": outcome.target_digest,
+                "alike_digest": outcome.alike_digest,
+                "positions": [position for position, _ in outcome.unproven],
+                "digests": [digest for _, digest in outcome.unproven],
                 "findings": Json(outcome.findings, dumps=orjson.dumps),
                 "seconds": outcome.seconds,
             }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.errors import InvalidInput
@@ -30,7 +30,11 @@ class Settings(BaseSettings):
     sync_target_url: Annotated[
         str | None, Field(description="The target that `chroma-sync coordinator` syncs to.")
     ] = None
-    sync_chunk_size: Annotated[int, Field(gt=0, description="Records in a chunk.")] = 1000
+    sync_chunk_size: Annotated[
+        int | None,
+        BeforeValidator(lambda text: parse_chunk_size(str(text), "SYNC_CHUNK_SIZE")),
+        Field(description="Records in a chunk; `auto` chooses for each collection."),
+    ] = 1000
     sync_interval: Annotated[
         float, Field(gt=0, description="Seconds between scheduled runs of the coordinator.")
     ] = 300
@@ -82,6 +86,15 @@ class Settings(BaseSettings):
     sync_log_json: Annotated[bool, Field(description="Write logs as one JSON object a line.")] = (
         False
     )
+
+
+def parse_chunk_size(text: str, name: str) -> int | None:
+    """A number of records; None for `auto`. Raises `InvalidInput` that names the setting."""
+    if text.strip().lower() == "auto":
+        return None
+    if not text.strip().isdecimal() or int(text) == 0:
+        raise InvalidInput(f"{name}: {text!r} is neither a number of records above 0 nor auto.")
+    return int(text)
 
 
 def load_settings() -> Settings:

@@ -16,13 +16,15 @@ WITH waiting AS (
 ), claimed AS (
     UPDATE sync_tasks t
        SET task_status = 'processing', attempt_token = %(token)s, worker_id = %(worker_id)s,
-           started_at = clock_timestamp(), error = NULL, refused = NULL
+           started_at = clock_timestamp(), error = NULL, refused = NULL,
+           attempts = attempts + (attempt_token IS DISTINCT FROM %(token)s)::integer
       FROM waiting
      WHERE t.id = waiting.id
     RETURNING t.id, run_id, collection_id, chunk_start_offset, retry_count, untouched
 )
-SELECT c.run_id, r.kind, r.source_endpoint, r.target_endpoint, l.source_definition,
-       l.target_definition, m.ids, c.retry_count, c.untouched AND l.target_count = 0
+SELECT c.run_id, r.kind, r.one_way, r.source_endpoint, r.target_endpoint, l.source_definition,
+       l.target_definition, m.ids, c.retry_count, c.untouched AND l.target_count = 0,
+       c.chunk_start_offset >= l.first_extra AND NOT r.one_way
   FROM claimed c
   JOIN sync_runs r ON r.id = c.run_id
   JOIN sync_collections l ON l.run_id = c.run_id AND l.collection_id = c.collection_id
@@ -44,13 +46,18 @@ WITH completed AS (
        AND EXISTS (SELECT FROM sync_workers w
                     WHERE w.worker_id = t.worker_id AND sync_lease_runs(w))
     RETURNING id, run_id, worker_id
+), unproven AS (
+    INSERT INTO sync_unproven (task_id, positions, digests)
+    SELECT id, %(positions)s::integer[], %(digests)s::bigint[]
+      FROM completed
+     WHERE cardinality(%(positions)s::integer[]) > 0
 )
 INSERT INTO sync_results (task_id, run_id, attempt_token, worker_id, source_count, target_count,
-                          added, updated, deleted, unchanged, missing, extra, differing,
-                          source_digest, target_digest, findings, seconds)
+                          added, updated, deleted, unchanged, missing, extra, differing, unreadable,
+                          source_digest, target_digest, alike_digest, findings, seconds)
 SELECT id, run_id, %(token)s, worker_id, %(source_count)s, %(target_count)s,
        %(added)s, %(updated)s, %(deleted)s, %(unchanged)s, %(missing)s, %(extra)s, %(differing)s,
-       %(source_digest)s, %(target_digest)s, %(findings)s, %(seconds)s
+       %(unreadable)s, %(source_digest)s, %(target_digest)s, %(alike_digest)s, %(findings)s, %(seconds)s
   FROM completed
 RETURNING task_id
 

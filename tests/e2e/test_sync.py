@@ -74,8 +74,8 @@ def test_a_copy_is_whole_and_a_second_one_writes_nothing(
         "SELECT collection_name, COUNT(*) AS total_chunks, AVG(completed_at - started_at)"
         " FROM sync_tasks WHERE task_status = 'completed' GROUP BY collection_name"
     )
-    # Two syncs, each with its verification, of three chunks each.
-    assert [row[:2] for row in chunks] == [("docs", 12)]
+    # Two syncs of three chunks each; the second wrote nothing, so that nothing was left to verify.
+    assert [row[:2] for row in chunks] == [("docs", 9)]
     assert chunks[0][2] is not None
     workers = ask(
         "SELECT worker_id, COUNT(*) AS tasks_completed FROM sync_tasks"
@@ -259,8 +259,8 @@ def test_refused_records_fail_their_chunk_alone_and_can_be_retried(
 
     target.client.delete_collection("other")
     again = program("retry", report["run_id"], "--json")
-    assert again.code == 1  # the collection the plan made is gone
-    assert "CollectionNotFound" not in again.err
+    assert again.code == 2  # the collection the plan made is gone
+    assert "deleted or made anew" in again.err
     assert program("sync", source.url, target.url).code == 0
     assert everything(source.client, "other") == everything(target.client, "other")
 
@@ -269,25 +269,30 @@ def test_retry_does_what_failed_and_nothing_else(program: Program, sides: Sides,
     source, target = sides
     fill(source.client, "docs", 500)
     command = ("sync", source.url, target.url, "--chunk-size", "100", "--json")
-    run_id = program(*command).document["run_id"]
-    # As if the second chunk had been given up on.
-    target.client.get_collection("docs", embedding_function=None).delete(
-        ids=[f"id-{row}" for row in range(100, 200)]
-    )
-    ask(
-        "WITH given_up AS (UPDATE sync_tasks SET task_status = 'failed', completed_at = NULL"
-        " WHERE chunk_start_offset = 100 RETURNING id),"
-        " ended AS (UPDATE sync_runs SET status = 'failed', verified = false)"
-        " DELETE FROM sync_results WHERE task_id IN (SELECT id FROM given_up) RETURNING task_id"
-    )
-    again = program("retry", run_id[:8], "--json")
+    with program.start(*command, "--workers", "0") as waiting:
+        # As if the second chunk had been given up on.
+        eventually(
+            lambda: ask(
+                "UPDATE sync_tasks SET task_status = 'failed', error = 'given up'"
+                " WHERE chunk_start_offset = 100 RETURNING id"
+            )
+        )
+        worker = program.start("worker")
+        out, err = waiting.communicate(timeout=60)
+        worker.terminate()
+        worker.communicate(timeout=10)
+    assert waiting.returncode == 1, err
+    report = json.loads(out)
+    row = report["collections"][0]
+    assert (row["added"], row["missing"], row["failed"]) == (400, 100, 100)
+
+    again = program("retry", report["run_id"][:8], "--json")
     assert again.code == 0, again.err
     assert "Trying 1 failed chunks again." in again.err
-    report = again.document
-    assert (report["run_id"], report["status"]) == (run_id, "completed")
-    assert report["collections"][0]["added"] == 500
+    assert (again.document["run_id"], again.document["status"]) == (report["run_id"], "completed")
+    assert again.document["collections"][0]["added"] == 500
     assert everything(source.client, "docs") == everything(target.client, "docs")
-    assert program("retry", run_id).code == 2
+    assert program("retry", report["run_id"]).code == 2
 
 
 def test_a_directory_can_be_source_and_target(

@@ -14,7 +14,15 @@ from tasks.chunk import Outcome
 from tasks.database import Database
 from tasks.stores.base import Collection
 
-OUTCOME = Outcome(source_count=1, target_count=0, added=1, source_digest="0" * 32, seconds=0.1)
+OUTCOME = Outcome(
+    source_count=1,
+    target_count=0,
+    added=1,
+    source_digest="0" * 32,
+    target_digest="0" * 32,
+    alike_digest="0" * 32,
+    seconds=0.1,
+)
 
 
 def plan_run(
@@ -40,12 +48,11 @@ def plan_run(
     collection = Collection.new("c", configuration={"hnsw": {"space": "l2"}})
     definition = Json(collection.to_json(), dumps=orjson.dumps)
     with database.transaction() as connection:
-        end = manifest.freeze(
-            connection, run_id, collection.id, (id_.encode() for id_ in ids), chunk_size=chunk_size
-        )
+        manifest.stage(connection, (id_.encode() for id_ in ids), [])
+        extent = manifest.freeze(connection, run_id, collection.id, chunk_size=chunk_size)
         connection.execute(
-            "INSERT INTO sync_collections VALUES (%s, %s, 'c', %s, %s, %s, 0)",
-            [run_id, collection.id, definition, definition, end],
+            "INSERT INTO sync_collections VALUES (%s, %s, 'c', 'c', %s, %s, %s, 0, %s, %s)",
+            [run_id, collection.id, definition, definition, *[extent.end] * 3],
         )
     if enqueue:
         enqueue_plan(database.transaction, run_id)

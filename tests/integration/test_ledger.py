@@ -128,26 +128,43 @@ def test_nobody_works_on_a_run_that_has_ended(database: Database) -> None:
     assert Ledger(database).claim(task_id, worker_id="w") is None
 
 
+def kept_manifests(database: Database) -> set[tuple[object, ...]]:
+    with database.connection() as connection:
+        rows = connection.execute("SELECT run_id, chunk_start_offset FROM sync_manifests")
+        return {*rows.fetchall()}
+
+
 def test_manifests_that_nobody_needs_again_go(database: Database) -> None:
     runs = Runs(database.transaction)
     first, _ = plan_run(database, ["a"], chunk_size=1)
-    proof, _ = plan_run(database, ["a"], chunk_size=1, kind="verify")
-    runs.finish(proof, status="completed")
-    runs.finish(first, status="completed")
-    second, _ = plan_run(database, ["a"], chunk_size=1)
+    running, _ = plan_run(database, ["a"], chunk_size=1)
     third, _ = plan_run(database, ["a"], chunk_size=1)
-
-    def kept() -> set[object]:
-        with database.connection() as connection:
-            rows = connection.execute("SELECT DISTINCT run_id FROM sync_manifests").fetchall()
-        return {run_id for (run_id,) in rows}
-
-    assert kept() == {first, second, third}
+    runs.finish(first, status="failed")
+    assert kept_manifests(database) == {(first, 0), (running, 0), (third, 0)}
+    assert runs.reopen(first)  # a run that failed can be tried again
+    runs.finish(first, status="failed")
     runs.finish(third, status="completed")
-    assert kept() == {second, third}  # the second has not ended
-    runs.finish(second, status="failed")
-    assert runs.reopen(second)  # its own are kept
-    assert not runs.reopen(first)  # there is nothing left to try again with
+    # Neither what has ended well nor what came before it; the other one has not ended.
+    assert kept_manifests(database) == {(running, 0)}
+    assert not runs.reopen(first)
+
+
+def test_a_verification_leaves_what_it_has_found(database: Database) -> None:
+    runs, ledger = Runs(database.transaction), Ledger(database)
+    add_worker(database, "w")
+    run_id, (alike, differing, failed) = plan_run(
+        database, ["a", "b", "c"], chunk_size=1, kind="verify"
+    )
+    assert ledger.record(claimed(ledger, alike), OUTCOME)
+    found = dataclasses.replace(OUTCOME, unproven=[(0, 7)])
+    assert ledger.record(claimed(ledger, differing), found)
+    assert ledger.fail(claimed(ledger, failed), "unreadable")
+    runs.finish(run_id, status="failed")
+    assert kept_manifests(database) == {(run_id, 1), (run_id, 2)}
+    later, _ = plan_run(database, ["a"], chunk_size=1)
+    runs.finish(later, status="completed")
+    assert kept_manifests(database) == set()
+    assert scalar(database, "SELECT count(*) FROM sync_unproven") == 0
 
 
 def test_three_retries_and_then_it_is_the_last_attempt(database: Database) -> None:

@@ -28,23 +28,18 @@ def test_chunks_tile_any_manifest(database: Database) -> None:
         target = list(dict.fromkeys(source[:shared] + target))
         collection_id = UUID(int=1)
         with database.transaction() as connection, connection.transaction(force_rollback=True):
-            end = manifest.freeze(
-                connection,
-                run_id,
-                collection_id,
-                (id_.encode() for id_ in source),
-                chunk_size=chunk_size,
+            staged = manifest.stage(
+                connection, (id_.encode() for id_ in source), (id_.encode() for id_ in target)
             )
-            staged = manifest.stage_target(connection, (id_.encode() for id_ in target))
-            manifest.freeze_extra(
-                connection, run_id, collection_id, chunk_size=chunk_size, start=end
-            )
+            extent = manifest.freeze(connection, run_id, collection_id, chunk_size=chunk_size)
             rows = connection.execute(
                 "SELECT chunk_start_offset, chunk_end_offset, ids FROM sync_manifests"
                 " WHERE collection_id = %s ORDER BY 1",
                 [collection_id],
             ).fetchall()
-        assert (end, staged) == (len(source), len(target))
+        assert (staged.source_count, staged.target_count) == (len(source), len(target))
+        assert extent.first_extra == len(source)
+        assert extent.end == len({*source, *target})
         # Without hole or overlap, none empty, none too large ...
         assert [start for start, _, _ in rows] == [0, *(end for _, end, _ in rows)][: len(rows)]
         assert all(0 < end - start == len(ids) <= chunk_size for start, end, ids in rows)
