@@ -2,11 +2,11 @@
 
 A server answers a whole page with an error because of one record in it: a vector that its index has
 lost, a row that it cannot decode. The page is cut in parts until single records fail, and those are
-named. What fails alone may still be an outage, so nobody is accused before a record that is known
-to be readable was read, the suspects have failed once more, and that record was read again.
+named. What fails alone may still be an outage, so nobody is accused who has not failed twice, and
+not unless a record that could be read before can be read afterwards.
 
-Among 1000 records, one that cannot be read costs about 40 requests, and `MOST_SUSPECTS` of them
-about 900; then the rest is left untried and said to be so.
+Among 1000 records, one that cannot be read costs about 30 requests, and `MOST_SUSPECTS` of them
+at most 900; then the rest is left untried and said to be so.
 """
 
 from __future__ import annotations
@@ -37,19 +37,15 @@ def read_what_can_be_read(
         return store.read(collection, ids), []
     except _MAY_BE_A_RECORD:
         store.check()
-        found, suspects, untried = _search(store, collection, ids)
-        control = _control(store, collection, found, ids)
-        if control is None:
-            raise
+    found, suspects, untried = _search(store, collection, ids)
     refusals = []
-    store.read(collection, [control])
     for suspect in suspects:
         try:
             found.append(store.read(collection, [suspect]))
         except _MAY_BE_A_RECORD as error:
             refusals.append(RecordRefusal(id=suspect, reason=f"cannot be read: {error}"))
-    store.read(collection, [control])
-    skipped = f"not tried: {MOST_SUSPECTS} other records of its chunk cannot be read"
+    store.read(collection, [_control(store, collection, found, ids)])
+    skipped = f"not tried, after {MOST_SUSPECTS} others of its chunk that could not be read"
     refusals += [RecordRefusal(id=id_, reason=skipped) for id_ in untried]
     place = {id_: row for row, id_ in enumerate(ids)}
     refusals.sort(key=lambda refusal: place[refusal.id])
@@ -84,10 +80,10 @@ def _parts(ids: Sequence[str]) -> list[Sequence[str]]:
 
 def _control(
     store: Store, collection: Collection, found: Sequence[RecordBatch], ids: Sequence[str]
-) -> str | None:
-    """A record that can be read, or that nothing speaks against."""
+) -> str:
+    """A record that could be read, or at least one that nothing speaks against, if there is any."""
     for batch in found:
         if len(batch):
             return batch.ids[0]
     others = set(next(store.ids(collection, page_size=_CONTROL_IDS), [])) - set(ids)
-    return min(others, default=None)
+    return min(others, default=ids[0])

@@ -48,6 +48,10 @@ class ContentRefused(StoreRefused):
         self.reason = reason
 
 
+class ServerFailed(StoreOverloaded):
+    """The server answered 5xx: because of what was asked for, or whatever is asked for."""
+
+
 class NotFound(StoreRefused):
     """The server knows no such thing, or no such path."""
 
@@ -169,9 +173,8 @@ class Transport:
         if status in (408, 425):
             return StoreUnavailable(message)
         if status == 429 or status >= 500:
-            return StoreOverloaded(
-                message, retry_after=_retry_after(answer.headers.get("retry-after"))
-            )
+            kind = StoreOverloaded if status == 429 else ServerFailed
+            return kind(message, retry_after=_retry_after(answer.headers.get("retry-after")))
         if status < 400:
             return StoreRefused(f"{message}; give the address that it redirects to")
         return StoreRefused(message)
