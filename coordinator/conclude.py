@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from coordinator.index_check import IndexCheck
-from coordinator.pipeline import Proven
+from coordinator.pipeline import Look, Proven
 from coordinator.plan import Planned
 from coordinator.report import KEPT_FINDINGS, CollectionReport, Report
 from coordinator.verify import (
@@ -39,9 +39,8 @@ def conclude_sync(
     written = _by_name(collection_results(database, proven.syncs))
     found = _by_name(collection_results(database, [last]))
     now = {one.pair.source.name: one for one in listed}
-    # What several passes have looked at overlaps, and so would their digests.
-    whole = kind != "repair" and len(proven.verifications) == 1
-    digests = synced_digests(database, run_id, last) if whole else {}
+    whole = proven.look is not Look.WRITTEN
+    digests = _digests_of(database, run_id, proven) if kind != "repair" else None
     ledger = prove_ledger(database, *runs)
     failures = [failure for run in runs for failure in Ledger(database).failures(run)]
     verified = (
@@ -61,7 +60,10 @@ def conclude_sync(
                 name=name,
                 target_name=one.pair.target_name,
                 source_count=now[name].source_count,
-                target_count=now[name].target_count,
+                # Where nothing was listed again, what it must be now.
+                target_count=now[name].target_count
+                if whole
+                else one.target_count + written[name].added - written[name].deleted,
                 added=written[name].added,
                 updated=written[name].updated,
                 deleted=written[name].deleted,
@@ -71,8 +73,8 @@ def conclude_sync(
                 differing=found[name].differing,
                 unreadable=found[name].unreadable,
                 failed=written[name].failed + found[name].failed,
-                source_digest=digests[name][0] if whole else None,
-                target_digest=digests[name][1] if whole else None,
+                source_digest=digests[name][0] if digests else None,
+                target_digest=digests[name][1] if digests else None,
             )
             for one in planned
             for name in (one.pair.source.name,)
@@ -80,6 +82,7 @@ def conclude_sync(
         progress=Ledger(database).progress(run_id),
         ledger=ledger,
         passes=len(proven.syncs),
+        whole=whole,
         apart=proven.apart,
         indexes=indexes,
         findings=findings(database, last, limit=KEPT_FINDINGS),
@@ -96,15 +99,16 @@ def conclude_verification(
     indexes: Sequence[IndexCheck] = (),
     notes: Sequence[str] = (),
     seconds: float,
+    kind: str = "verify",
 ) -> Report:
-    """The report of a verification that somebody asked for."""
+    """The report of a verification that somebody asked for, or of a dry run."""
     found = _by_name(collection_results(database, [run_id]))
     digests = collection_digests(database, run_id)
     ledger = prove_ledger(database, run_id)
     failures = Ledger(database).failures(run_id)
     return Report(
         run_id=run_id,
-        kind="verify",
+        kind=kind,
         status="failed" if failures else "completed",
         verified=ledger.holds
         and not failures
@@ -140,6 +144,16 @@ def conclude_verification(
 
 def _by_name(results: Sequence[CollectionResults]) -> dict[str, CollectionResults]:
     return {one.name: one for one in results}
+
+
+def _digests_of(
+    database: Database, run_id: UUID, proven: Proven
+) -> Mapping[str, tuple[str, str]] | None:
+    if len(proven.verifications) > 1:
+        return None  # what several passes have looked at overlaps, and so would their digests
+    if proven.look is Look.ALL:
+        return collection_digests(database, proven.verifications[-1])
+    return synced_digests(database, run_id, proven.verifications[-1])
 
 
 def _losses(planned: Sequence[Planned]) -> list[str]:

@@ -19,6 +19,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TypeVar
 from uuid import UUID
 
@@ -60,10 +61,19 @@ class Ground:
     display: ProgressDisplay
 
 
+class Look(Enum):
+    """What the verification of a sync looks at."""
+
+    UNSETTLED = auto()  # all but what is known to be alike, and both sides listed anew
+    ALL = auto()  # everything on either side
+    WRITTEN = auto()  # what the sync itself looked at, and no more
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proven:
     """How a sync went: the runs that it consists of, and what its verifications told apart."""
 
+    look: Look
     syncs: list[UUID]  # itself, and its further passes
     verifications: list[UUID]  # the last one decides
     apart: Apart  # of what all of them found
@@ -85,8 +95,8 @@ class Pipeline:
             listed=lambda _name, count: ground.display.update(count),
         )
 
-    def begin(self, kind: str, *, parent: UUID | None = None, repair: bool = False) -> UUID:
-        """Open a run."""
+    def begin(self, kind: str, *, parent: UUID | None = None, purpose: str | None = None) -> UUID:
+        """Open a run. `purpose`: what people call it, if not by its kind."""
         ground, options = self.ground, self._options
         new = NewRun(
             kind=kind,
@@ -97,7 +107,7 @@ class Pipeline:
             source_endpoint=ground.source.endpoint,
             target_endpoint=ground.target.endpoint,
             queue_name=ground.queue_name,
-            options=options.of_run() | ({"repair": True} if repair else {}),
+            options=options.of_run() | ({"purpose": purpose} if purpose else {}),
         )
         return patiently(lambda: self._runs.create(new))
 
@@ -121,11 +131,12 @@ class Pipeline:
         plan: Callable[[UUID], None],
         *,
         parent: UUID | None = None,
+        purpose: str | None = None,
     ) -> UUID:
         """Carry a verification out; `plan` freezes its manifests."""
 
         def planned() -> UUID:
-            run_id = self.begin("verify", parent=parent)
+            run_id = self.begin("verify", parent=parent, purpose=purpose)
             with self.planning(run_id):
                 plan(run_id)
             return run_id
@@ -140,23 +151,22 @@ class Pipeline:
         *,
         resumed: Sequence[UUID] = (),
         known: Sequence[UUID] = (),
-        plan: Callable[[UUID, Sequence[UUID], Sequence[UUID]], None] | None = None,
+        look: Look = Look.UNSETTLED,
     ) -> Proven:
         """Wait for a sync, verify it, and sync again what is not alike, until all is.
 
         `resumed`: passes of it that a coordinator left. `known`: verifications before it, whose
-        findings it has taken. `plan` freezes a verification's manifest, given what is known and
-        what was written since (by default: everything on either side that is not settled).
+        findings it has taken.
         """
         self.wait(root, "sync")
         patiently(lambda: self._runs.set_status(root, "verifying"))
-        plan = plan or self._unsettled(root)
         syncs, verifications, notes = [root], [], []
         seen, written = [*known, root], [root, *resumed]
         apart = Apart()
         while True:
-            looked = tuple(seen), tuple(written)
-            verification = self.verify(lambda run: plan(run, *looked), parent=root)  # noqa: B023
+            verification = self.verify(
+                self._looking(look, root, known=tuple(seen), written=tuple(written)), parent=root
+            )
             verifications.append(verification)
             alike = self._end_part(verification)
             if alike or self._has_failed([*syncs, verification]):
@@ -177,7 +187,7 @@ class Pipeline:
             self.wait(again, "sync")
             self._end_part(again)
             seen, written = [*seen, verification, again], [again]
-        return Proven(syncs=syncs, verifications=verifications, apart=apart, notes=notes)
+        return Proven(look=look, syncs=syncs, verifications=verifications, apart=apart, notes=notes)
 
     def wait(self, run_id: UUID, phase: str) -> None:
         """Wait until every chunk is completed or failed, and mend what got lost meanwhile."""
@@ -206,16 +216,28 @@ class Pipeline:
         """The collections of a run that was planned."""
         return [one.pair for one in self.planner.planned(run_id)]
 
-    def _unsettled(self, root: UUID) -> Callable[[UUID, Sequence[UUID], Sequence[UUID]], None]:
-        def plan(run_id: UUID, known: Sequence[UUID], written: Sequence[UUID]) -> None:
-            self.planner.list_unsettled(
-                run_id,
-                self.pairs(root),
-                known=known,
-                written=written,
-                chunk_size=self._options.chunk_size,
-                one_way=self._options.one_way,
-            )
+    def _looking(
+        self, look: Look, root: UUID, *, known: Sequence[UUID], written: Sequence[UUID]
+    ) -> Callable[[UUID], None]:
+        """Plans a verification of a sync."""
+        planner = self.planner
+        size, one_way = self._options.chunk_size, self._options.one_way
+
+        def plan(run_id: UUID) -> None:
+            match look:
+                case Look.WRITTEN:
+                    planner.take_same(run_id, root)
+                case Look.ALL:
+                    planner.list_all(run_id, self.pairs(root), chunk_size=size, one_way=one_way)
+                case Look.UNSETTLED:
+                    planner.list_unsettled(
+                        run_id,
+                        self.pairs(root),
+                        known=known,
+                        written=written,
+                        chunk_size=size,
+                        one_way=one_way,
+                    )
 
         return plan
 

@@ -21,7 +21,7 @@ from coordinator.runs import Transaction
 from tasks.database import Connection, load_queries
 from tasks.errors import CollectionMismatch, CollectionNotFound, TooManyDeletions
 from tasks.stores.base import Collection, Store
-from tasks.stores.definitions import losses, without_index
+from tasks.stores.definitions import losses, metadata_to_write
 
 QUERIES = load_queries("plan")
 
@@ -48,8 +48,12 @@ class Planned:
     losses: list[str]
 
     def and_then(self, later: Planned) -> Planned:
-        """Both together: the counts of before, and the deletions of both."""
-        return replace(self, extra=self.extra + later.extra)
+        """Both together: the deletions of both, of the most that the target had."""
+        return replace(
+            self,
+            extra=self.extra + later.extra,
+            target_count=max(self.target_count, later.target_count),
+        )
 
 
 def pair_collections(source: Store, target: Store, selection: Selection) -> list[Pair]:
@@ -214,8 +218,8 @@ class Planner:
             source, target = planned.pair.source, planned.pair.target
             if target is None:
                 target = self._target.create(replace(source, name=name(planned.pair.target_name)))
-            metadata = without_index(source.metadata)
-            if metadata != without_index(target.metadata):
+            metadata = metadata_to_write(source, target)
+            if metadata is not None:
                 target = self._target.modify(target, metadata=metadata)
             with self._transaction() as connection:
                 connection.execute(

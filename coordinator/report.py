@@ -26,6 +26,13 @@ MEANINGS = {
     UNREADABLE: "could not be read",
     GONE: "gone from both sides meanwhile",
 }
+_TO_DO = {
+    MISSING: "would be added",
+    EXTRA: "would be deleted",
+    DIFFERS: "would be updated",
+    UNREADABLE: "could not be read",
+    GONE: "gone from both sides meanwhile",
+}
 _WRITTEN = ("added", "updated", "deleted")
 _ALARMING = ("missing", "extra", "differing", "unreadable", "failed")
 
@@ -75,6 +82,7 @@ class Report:
     progress: Progress
     ledger: LedgerProof
     passes: int = 0  # of a sync
+    whole: bool = True  # all records of the collections were looked at
     apart: Apart = field(default_factory=Apart)
     indexes: Sequence[IndexCheck] = ()
     findings: Sequence[tuple[str, Finding]] = ()
@@ -124,10 +132,11 @@ class Report:
     def print(self, console: Console) -> None:
         """Show it to a person."""
         console.print(self._table())
+        meanings = _TO_DO if self.is_dry else MEANINGS
         for name, (sign, id_, parts) in self.findings[:SHOWN_FINDINGS]:
             detail = f" ({', '.join(parts)})" if parts else ""
             console.print(
-                f"{sign} {name}: {id_!r} {MEANINGS[sign]}{detail}", markup=False, highlight=False
+                f"{sign} {name}: {id_!r} {meanings[sign]}{detail}", markup=False, highlight=False
             )
         total = sum(
             one.missing + one.extra + one.differing + one.unreadable for one in self.collections
@@ -202,12 +211,16 @@ class Report:
         if self.is_dry:
             return f"[cyan]dry run[/]: nothing was written {details}"
         if self.verified:
-            alike = "all that the source has is on the target"
-            if self.kind != "copy":
-                alike = "source and target are alike"
+            alike = "source and target are alike"
+            if not self.whole:
+                alike = "what was looked at is alike"
+            elif self.kind == "copy":
+                alike = "all that the source has is on the target"
             return f"[green]verified[/]: {alike} {details}"
         if self.failures:
             hint = f"`chroma-sync retry {self.run_id}` tries failed chunks again"
             return f"[red]failed[/]: {hint} {details}"
-        hint = f"; `chroma-sync repair {self.run_id}` syncs just that"
-        return f"[red]not verified[/]: source and target differ{hint} {details}"
+        if not self.findings:
+            return f"[red]not verified[/]: an index finds less; `sync --atomic` builds it {details}"
+        hint = f"`chroma-sync repair {self.run_id}` syncs just that"
+        return f"[red]not verified[/]: source and target differ; {hint} {details}"

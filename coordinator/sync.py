@@ -24,7 +24,7 @@ from coordinator.index_check import IndexCheck, check_indexes
 from coordinator.lease import Lease, held_lease
 from coordinator.local_workers import LocalWorkers
 from coordinator.options import Options
-from coordinator.pipeline import Ground, Pipeline, Proven, patiently
+from coordinator.pipeline import Ground, Look, Pipeline, Proven, patiently
 from coordinator.plan import Pair, Planned, pair_collections, refuse_deletions, refuse_mismatch
 from coordinator.progress import ProgressDisplay
 from coordinator.publish import discard, publish, staging_name
@@ -129,7 +129,7 @@ class Coordinator:
         """What a sync would do; nothing is written to either store."""
         began = time.monotonic()
         with self._at_work(options) as pipeline:
-            run_id = self._compare(pipeline, options, writing=True)
+            run_id = self._compare(pipeline, options, writing=True, purpose="dry run")
             planned = pipeline.planner.planned(run_id)
             notes = [
                 f"{one.pair.target_name}: the collection would be made."
@@ -146,8 +146,9 @@ class Coordinator:
                 planned=planned,
                 notes=notes,
                 seconds=time.monotonic() - began,
+                kind="dry run",
             )
-            return self._finish(replace(report, kind="dry run"))
+            return self._finish(report)
 
     def verify(self, options: Options, *, combined: Path | None = None) -> Report:
         """Compare every record of either side, or of a sample; nothing is written.
@@ -191,18 +192,15 @@ class Coordinator:
             count = retry_failed(self._transaction, run_id)
             self._display.say(f"Trying {count:,} failed chunks again.")
 
-            def everything(proof: UUID, _known: Sequence[UUID], _written: Sequence[UUID]) -> None:
-                # Time has passed since the rest of it was found alike.
-                self._list_all(pipeline, proof, pipeline.pairs(run_id), options)
-
+            # Time has passed since the rest of it was found alike.
             return self._carry_out(
-                run_id, pipeline, options, lambda: pipeline.prove(run_id, plan=everything)
+                run_id, pipeline, options, lambda: pipeline.prove(run_id, look=Look.ALL)
             )
 
     def repair(self, options: Options) -> Report:
         """Compare everything, sync what is not alike, and no more, and prove it."""
         with self._at_work(options, create=True) as pipeline:
-            root = pipeline.begin("sync", repair=True)
+            root = pipeline.begin("sync", purpose="repair")
             try:
                 verification = self._compare(pipeline, options, writing=True, parent=root)
             except BaseException as error:
@@ -224,15 +222,11 @@ class Coordinator:
                     f"Run {run_id} has nothing to repair: it found no difference, or a later run "
                     "of the same source and target has replaced it."
                 )
-            root = pipeline.begin("sync", repair=True)
+            root = pipeline.begin("sync", purpose="repair")
             self._take_findings(pipeline, options, root, verification)
-            planner = pipeline.planner
             # What was alike then may have changed since: only what was repaired is looked at.
             return self._carry_out(
-                root,
-                pipeline,
-                options,
-                lambda: pipeline.prove(root, plan=lambda proof, *_: planner.take_same(proof, root)),
+                root, pipeline, options, lambda: pipeline.prove(root, look=Look.WRITTEN)
             )
 
     # What it is carried out with ----------------------------------------------------------------
@@ -386,13 +380,16 @@ class Coordinator:
         *,
         writing: bool = False,
         parent: UUID | None = None,
+        purpose: str | None = None,
     ) -> UUID:
         """A verification of all that is asked for; `writing`: of what is to be written later."""
         pairs = self._pairs(pipeline, options)
         if writing:
             refuse_mismatch(pairs)
         return pipeline.verify(
-            lambda run_id: self._list_all(pipeline, run_id, pairs, options), parent=parent
+            lambda run_id: self._list_all(pipeline, run_id, pairs, options),
+            parent=parent,
+            purpose=purpose,
         )
 
     def _pairs(self, pipeline: Pipeline, options: Options) -> list[Pair]:

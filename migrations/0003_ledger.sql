@@ -67,10 +67,8 @@ CREATE TABLE sync_runs (
 -- What people call a run.
 CREATE FUNCTION sync_run_kind(run sync_runs) RETURNS text
 LANGUAGE sql IMMUTABLE
-RETURN CASE WHEN run.kind <> 'sync' THEN run.kind
-            WHEN run.options ? 'repair' THEN 'repair'
-            WHEN run.one_way THEN 'copy'
-            ELSE 'sync' END;
+RETURN coalesce(run.options ->> 'purpose',
+                CASE WHEN run.kind = 'sync' AND run.one_way THEN 'copy' ELSE run.kind END);
 
 CREATE INDEX sync_runs_parent ON sync_runs (parent_run_id);
 CREATE INDEX sync_runs_recent ON sync_runs (created_at DESC);

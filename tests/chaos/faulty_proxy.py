@@ -30,6 +30,7 @@ class Request:
     path: str
     fingerprint: str  # the same for the same request, in every process and run
     seen: int  # how often it came before
+    body: bytes
 
     @property
     def verb(self) -> str:
@@ -86,7 +87,11 @@ class FaultyProxy:
         with self._lock:
             fingerprint = _fingerprint(path, body)
             request = Request(
-                method=method, path=path, fingerprint=fingerprint, seen=self._seen[fingerprint]
+                method=method,
+                path=path,
+                fingerprint=fingerprint,
+                seen=self._seen[fingerprint],
+                body=body,
             )
             self._seen[fingerprint] += 1
             hold = self._next_hold
