@@ -23,6 +23,20 @@ CONNECT_TIMEOUT = 5  # seconds; for each host of the address
 POOL_TIMEOUT = 10.0  # seconds to wait for a free connection
 ASK_AGAIN = 1.0  # seconds between two attempts to connect while Postgres is away
 
+OPEN_TIMEOUT = 8.0  # seconds that a Postgres which is there may keep us waiting at the start
+
+# What a Postgres says that will take connections soon. libpq gives a failed connection no SQLSTATE,
+# so there is only the text; in another language than English it counts as a refusal.
+_PASSING = (
+    "starting up",
+    "shutting down",
+    "in recovery mode",
+    "not yet accepting connections",
+    "too many clients",
+    "remaining connection slots",
+    "too many connections",
+)
+
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
 
@@ -126,14 +140,21 @@ class Database:
                 "DATABASE_URL is not a Postgres address; "
                 "it looks like postgresql://user@host:5432/database."
             ) from None
-        try:
-            self.connect().close()
-        except psycopg.OperationalError as error:
-            reason = _first_line(error)
-            kind = DatabaseRefused if "FATAL" in reason else DatabaseUnavailable
+        deadline = time.monotonic() + OPEN_TIMEOUT
+        while True:
+            try:
+                self.connect().close()
+                break
+            except psycopg.OperationalError as error:
+                reason = _first_line(error)
+            passing = any(text in reason for text in _PASSING)
+            if passing and time.monotonic() < deadline:
+                time.sleep(ASK_AGAIN)
+                continue
+            kind = DatabaseRefused if "FATAL" in reason and not passing else DatabaseUnavailable
             raise kind(
                 f"DATABASE_URL does not connect: {reason}. Check host, port, database and user."
-            ) from None
+            )
         self._pool.open()
 
     def connect(self) -> Connection:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
+from tasks import database as database_module
 from tasks.database import Database
 from tasks.errors import DatabaseRefused, DatabaseUnavailable, InvalidInput, SchemaMismatch
 from tasks.schema import Migration, known_migrations, migrate
@@ -105,3 +107,31 @@ def test_a_database_that_does_not_connect_is_told_without_its_password(
 def test_a_database_that_is_not_there_is_told(postgres_url: str) -> None:
     with pytest.raises(DatabaseRefused, match='database "nowhere" does not exist'):
         Database(postgres_url.replace("/postgres?", "/nowhere?")).open()
+
+
+def test_a_postgres_that_is_full_for_a_moment_is_waited_for(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS one_at_a_time")
+        admin.execute("CREATE ROLE one_at_a_time LOGIN CONNECTION LIMIT 1")
+    url = postgres_url.replace("postgres:@", "one_at_a_time:@")
+    held = psycopg.connect(url)
+    opened = threading.Event()
+
+    def open_soon() -> None:
+        database = Database(url, max_connections=1)
+        database.open()
+        opened.set()
+        database.close()
+
+    thread = threading.Thread(target=open_soon)
+    thread.start()
+    assert not opened.wait(0.5)
+    held.close()
+    assert opened.wait(10)
+    thread.join()
+
+    monkeypatch.setattr(database_module, "OPEN_TIMEOUT", 0.1)
+    with psycopg.connect(url), pytest.raises(DatabaseUnavailable, match="too many connections"):
+        Database(url).open()
