@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
+OLD_CHROMA := $(VENV)/chroma-0.6.3
 
 .PHONY: install demo test chaos bench bench-broker lint lock clean
 
@@ -20,10 +21,23 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
+# The oldest Chroma that is supported, in an environment of its own, for the tests that copy from it
+# and to it. It has no wheels for Python 3.13 or newer; where uv finds no older one either, those
+# tests are skipped.
+$(OLD_CHROMA)/.installed: tests/chroma-0.6.3.txt | $(STAMP)
+	rm -rf $(OLD_CHROMA)
+	if $(BIN)/uv venv --quiet --system-certs $(OLD_CHROMA) --python $$($(BIN)/python -c \
+		'import sys; print(sys.executable if sys.version_info < (3, 13) else "3.12")'); then \
+		{ $(BIN)/uv pip install --quiet --system-certs --compile-bytecode --no-deps -r $< \
+			--python $(OLD_CHROMA)/bin/python || $(BIN)/python -m pip --python \
+			$(OLD_CHROMA)/bin/python install --quiet --disable-pip-version-check --no-deps -r $<; \
+		} && touch $@; \
+	fi
+
 demo: install
 	$(BIN)/python -m deploy.demo.demo
 
-test: install
+test: install $(OLD_CHROMA)/.installed
 	$(BIN)/python -m pytest -m "not chaos"
 
 # The long fault scenarios: at most 15 minutes.
@@ -40,6 +54,8 @@ lint: install
 lock: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --all-extras \
 		--no-annotate --no-header --upgrade -o requirements.lock pyproject.toml
+	printf 'chromadb==0.6.3\nnumpy<2\n' | $(BIN)/uv pip compile --quiet --universal \
+		--python-version 3.11 --no-annotate --no-header --upgrade -o tests/chroma-0.6.3.txt -
 
 # Some 8 minutes. Other sizes: make bench ARGS="--size 384:5000 --rounds 1"
 bench: install

@@ -141,6 +141,20 @@ def without_removals(batch: RecordBatch) -> RecordBatch:
     )
 
 
+def lost_before_version_1(batch: RecordBatch) -> dict[int, str]:
+    """The rows that a server before 1.0 would take and not keep whole, and why."""
+    lost: dict[int, str] = {}
+    for row, metadata in enumerate(batch.metadatas):
+        for key, value in (metadata or {}).items():
+            if isinstance(value, list | dict):
+                what = "a list" if isinstance(value, list) else "an object"
+                lost[row] = f"metadata {key!r} is {what}, which Chroma before 1.0 does not store"
+                break
+    for row in np.flatnonzero(~np.isfinite(batch.embeddings).all(axis=1)).tolist():
+        lost[row] = "the vector holds NaN or infinity, which Chroma before 1.0 does not check"
+    return lost
+
+
 def _column(values: Sequence[object]) -> Sequence[object] | None:
     # Older servers refuse `{}`, and a column of nothing but null.
     if not any(value is not None and value != {} for value in values):

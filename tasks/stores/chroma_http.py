@@ -156,8 +156,9 @@ class ChromaHttpStore:
 
     def create(self, definition: Collection) -> Collection:
         operation = f"create collection {definition.name!r}"
-        version = self._transport.get("/api/v2/version", operation=operation)
-        *attempts, last = creation_requests(definition, server_version=str(version))
+        *attempts, last = creation_requests(
+            definition, before_version_1=self._is_before_version_1(operation)
+        )
         for attempt in attempts:
             try:
                 return self._create(attempt, operation)
@@ -275,6 +276,7 @@ class ChromaHttpStore:
 
     def _write(self, collection: Collection, batch: RecordBatch, verb: str) -> list[RecordRefusal]:
         operation = f"{verb} to {collection.name!r}"
+        batch, refusals = self._kept_whole(batch, operation)
         path = f"{self._path(collection)}/{verb}"
         max_records, base64 = self._write_limits()
         looked = False
@@ -295,7 +297,7 @@ class ChromaHttpStore:
 
         try:
             batches.require_dimension(batch, collection.dimension)
-            return batches.write(
+            return refusals + batches.write(
                 batch,
                 send,
                 max_records=max_records,
@@ -303,7 +305,21 @@ class ChromaHttpStore:
                 base64=base64,
             )
         except batches.WrongDimension as error:
-            return [RecordRefusal(id=id_, reason=str(error)) for id_ in batch.ids]
+            return refusals + [RecordRefusal(id=id_, reason=str(error)) for id_ in batch.ids]
+
+    def _kept_whole(
+        self, batch: RecordBatch, operation: str
+    ) -> tuple[RecordBatch, list[RecordRefusal]]:
+        """The records that the server refuses or keeps whole, and those that it would spoil."""
+        lost = batches.lost_before_version_1(batch)
+        if not lost or not self._is_before_version_1(operation):
+            return batch, []
+        kept = batch.take([row for row in range(len(batch)) if row not in lost])
+        return kept, [RecordRefusal(id=batch.ids[row], reason=lost[row]) for row in sorted(lost)]
+
+    def _is_before_version_1(self, operation: str) -> bool:
+        version = self._transport.get("/api/v2/version", operation=operation)
+        return str(version).startswith("0.")
 
     def _write_limits(self) -> tuple[int, bool]:
         """The most records in a request, and whether embeddings may be sent as base64."""

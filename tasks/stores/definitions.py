@@ -94,7 +94,7 @@ def _alike(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def creation_requests(definition: Collection, *, server_version: str) -> list[dict[str, Any]]:
+def creation_requests(definition: Collection, *, before_version_1: bool) -> list[dict[str, Any]]:
     """The bodies to try in turn, the most faithful first; a server refuses what it does not know.
 
     Each gives the collection as it is if one of that name is there.
@@ -102,7 +102,7 @@ def creation_requests(definition: Collection, *, server_version: str) -> list[di
     metadata = definition.metadata or {}
     kind, settings = _index(definition)
     common = {"name": definition.name, "metadata": metadata or None, "get_or_create": True}
-    if server_version.startswith("0."):
+    if before_version_1:
         # Takes no index settings but from the metadata, and ignores others without a word.
         chosen = {
             key: settings[name]

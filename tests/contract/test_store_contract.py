@@ -19,7 +19,7 @@ from tasks.stores import chroma_http
 from tasks.stores.address import parse_address
 from tasks.stores.base import Collection, Store
 from tasks.stores.chroma_http import ChromaHttpStore
-from tasks.stores.definitions import losses
+from tasks.stores.definitions import losses, without_index
 from tasks.stores.transport import Transport
 
 Make = Callable[..., Collection]
@@ -40,6 +40,13 @@ METADATA: Metadata = {
     "k" * 300: "long key",
     "dotted.key $ é": 1,
 }
+
+
+@pytest.fixture(scope="session")
+def metadata(is_old: bool) -> Metadata:
+    """Everything that the server keeps."""
+    # 0.6.3 drops lists without a word; the store refuses them, see test_old_server.py.
+    return {key: value for key, value in METADATA.items() if not (is_old and type(value) is list)}
 
 
 def records(*ids: str, dimension: int = 3, **columns: Any) -> RecordBatch:
@@ -112,7 +119,8 @@ def test_many_collections_are_listed_over_pages(
 def test_a_collection_is_found_by_its_name(store: Store, make: Make, client: ClientAPI) -> None:
     made = make("cosine", metadata={"about": "x"})
     assert made.id == client.get_collection(made.name).id
-    assert (made.metadata, made.dimension, made.space) == ({"about": "x"}, None, "cosine")
+    assert without_index(made.metadata) == {"about": "x"}
+    assert (made.dimension, made.space) == (None, "cosine")
     client.get_collection(made.name).add(ids=["a"], embeddings=np.ones((1, 3), np.float32))
     assert store.collection(made.name).dimension == 3
 
@@ -188,6 +196,7 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", DEFINITIONS)
+@pytest.mark.usefixtures("not_old")
 def test_a_copy_of_an_empty_collection_loses_nothing(
     store: Store, client: ClientAPI, new_name: str, kind: str
 ) -> None:
@@ -232,6 +241,7 @@ def _definition(collection: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", DEFINITIONS)
+@pytest.mark.usefixtures("not_old")
 def test_a_definition_is_made_again_with_everything(
     store: Store, client: ClientAPI, new_name: str, kind: str
 ) -> None:
@@ -260,6 +270,7 @@ def test_a_definition_is_made_again_with_everything(
     assert _definition(copy) == _definition(source)
 
 
+@pytest.mark.usefixtures("not_old")
 def test_a_schema_that_the_server_refuses_leaves_the_configuration(
     store: Store, make: Make, client: ClientAPI
 ) -> None:
@@ -279,7 +290,7 @@ def test_creating_again_gives_what_is_there_and_changes_nothing(
     made = make("cosine", metadata={"about": "first"})
     client.get_collection(made.name).add(ids=["a"], embeddings=np.ones((1, 3), np.float32))
     again = store.create(replace(made, metadata={"about": "second"}))
-    assert (again.id, again.metadata, again.dimension) == (made.id, {"about": "first"}, 3)
+    assert (again.id, again.metadata, again.dimension) == (made.id, made.metadata, 3)
     assert client.get_collection(made.name).count() == 1
 
 
@@ -295,7 +306,7 @@ def test_a_renamed_collection_keeps_its_id_and_records(
     for before in (made, made):  # again with the old name, as after an answer that was lost
         renamed = store.modify(before, name=name)
         assert (renamed.id, renamed.name, renamed.dimension) == (made.id, name, 3)
-        assert (renamed.metadata, renamed.space) == ({"about": "x"}, "cosine")
+        assert (renamed.metadata, renamed.space) == (made.metadata, "cosine")
     assert client.get_collection(name).id == made.id
     assert seen(client, renamed, ["a"])["a"][1] == "d"
     with pytest.raises(CollectionNotFound):
@@ -326,7 +337,8 @@ def test_the_index_is_what_it_was_whatever_the_new_metadata_says(
 ) -> None:
     plain = make("cosine", metadata={"about": "x"})
     changed = store.modify(plain, metadata={"hnsw:space": "l2", "hnsw:M": 99, "about": "y"})
-    assert (changed.space, client.get_collection(plain.name).metadata) == ("cosine", {"about": "y"})
+    metadata = client.get_collection(plain.name).metadata
+    assert (changed.space, without_index(metadata)) == ("cosine", {"about": "y"})
     definition = Collection.new(f"{plain.name}-2", configuration={})
     in_metadata = store.create(replace(definition, metadata={"hnsw:space": "ip", "hnsw:M": 20}))
     changed = store.modify(in_metadata, metadata={"hnsw:space": "l2", "about": "y"})
@@ -368,12 +380,14 @@ def test_only_the_collection_of_that_id_is_dropped(
 
 
 @pytest.mark.parametrize("verb", ["add", "upsert"])
-def test_records_come_through_whole(store: Store, make: Make, client: ClientAPI, verb: str) -> None:
+def test_records_come_through_whole(
+    store: Store, make: Make, client: ClientAPI, metadata: Metadata, verb: str
+) -> None:
     collection = make()
     batch = records(
         *("plain", "é 漢 🎉", " ", "with\nline\ttab\x00\x1f", "a/b?c=d&e%20#", "long" * 200),
         documents=["text", "", None, "é\x00\u2028", "x" * 100_000, None],
-        metadatas=[METADATA, None, {"k": 0.1}, None, {"only": ""}, {"k": [0.5]}],
+        metadatas=[metadata, None, {"k": 0.1}, None, {"only": ""}, {"k": False}],
         uris=["file:///é", None, "", None, "u" * 2000, None],
     )
     assert getattr(store, verb)(collection, batch) == []
@@ -423,7 +437,7 @@ def test_cosine_vectors_stay_within_the_tolerance_copy_after_copy(
 
 
 def test_floats_in_metadata_that_the_server_moves_are_the_same(
-    store: Store, make: Make, new_name: str
+    store: Store, make: Make, new_name: str, is_old: bool
 ) -> None:
     first = make()
     second = store.create(replace(first, name=f"{new_name}-copy"))
@@ -433,7 +447,7 @@ def test_floats_in_metadata_that_the_server_moves_are_the_same(
     store.add(first, batch)
     once = store.read(first, batch.ids)
     store.add(second, once)
-    assert once.metadatas != batch.metadatas
+    assert (once.metadatas == batch.metadatas) == is_old  # which moves none
     assert not compare(batch, once, space="l2")
     assert not compare(once, store.read(second, batch.ids), space="l2")
 
@@ -493,7 +507,7 @@ def test_upserting_merges(store: Store, make: Make, client: ClientAPI) -> None:
     collection = make()
     store.add(
         collection,
-        records("a", documents=["d"], uris=["u"], metadatas=[{"x": 1, "y": 2, "z": [1]}]),
+        records("a", documents=["d"], uris=["u"], metadatas=[{"x": 1, "y": 2, "z": ""}]),
     )
     change = records("a", metadatas=[{"x": None, "y": 3, "z": None, "never": None}])
     assert store.upsert(collection, change) == []
@@ -518,14 +532,14 @@ def test_the_nearest_come_first(store: Store, make: Make) -> None:
 
 
 def test_a_planned_write_makes_the_target_equal(
-    store: Store, make: Make, client: ClientAPI
+    store: Store, make: Make, client: ClientAPI, metadata: Metadata, is_old: bool
 ) -> None:
     collection = make()
     target = records(
         *("same", "keys", "all keys", "types", "document", "uri", "emptied", "vector", "extra"),
         documents=["d", "d", "d", None, "gone", "d", "d", None, None],
         metadatas=[
-            *({"k": 1}, {"k": 1, "l": 2}, {"k": 1}, {"k": 1, "l": [1]}),
+            *({"k": 1}, {"k": 1, "l": 2}, {"k": 1}, {"k": 1, "l": 1 if is_old else [1]}),
             *({"k": 1}, None, None, None, {"k": 1}),
         ],
         uris=["u", None, None, None, None, "gone", "u", None, None],
@@ -534,7 +548,7 @@ def test_a_planned_write_makes_the_target_equal(
         *("new", "vector", "emptied", "uri", "document", "types", "all keys", "keys", "same"),
         documents=["n", None, "", "d", None, None, "d", "d", "d"],
         metadatas=[
-            *(METADATA, {"new": [True]}, None, None),
+            *(metadata, {"new": True if is_old else [True]}, None, None),
             *({"k": 1}, {"k": 1.0, "l": "1"}, None, {"l": 2}, {"k": 1}),
         ],
         uris=[None, None, "", None, None, None, None, "added", "u"],
@@ -604,7 +618,7 @@ def test_long_documents_are_split_by_their_bytes(
 
 @pytest.mark.parametrize("verb", ["add", "upsert"])
 def test_refused_records_are_named_and_the_others_written(
-    store: Store, make: Make, client: ClientAPI, verb: str
+    store: Store, make: Make, client: ClientAPI, is_old: bool, verb: str
 ) -> None:
     collection, batch = make(), numbered(200, metadatas=[{"k": n} for n in range(200)])
     batch.embeddings[17, 1] = np.nan
@@ -612,22 +626,25 @@ def test_refused_records_are_named_and_the_others_written(
     batch.metadatas[61] = {"nested": {"a": 1}}
     batch.metadatas[199] = {"sparse": {"#type": "sparse_vector", "indices": [1], "values": [0.5]}}
     bad = ["r17", "r60", "r61", "r199"]
+    if is_old:
+        bad.remove("r60")  # it reserves no names
     refusals = getattr(store, verb)(collection, batch)
     assert [refusal.id for refusal in refusals] == bad
     assert all(refusal.reason and "\n" not in refusal.reason for refusal in refusals)
     assert "NaN" in refusals[0].reason
-    assert "Sparse" in refusals[3].reason
+    assert ("is an object" if is_old else "Sparse") in refusals[-1].reason
     there = client.get_collection(collection.name).get()["ids"]
     assert sorted(there) == sorted(set(batch.ids) - set(bad))
 
 
 def test_an_empty_id_is_refused_by_the_server_alone(
-    store: Store, make: Make, client: ClientAPI
+    store: Store, make: Make, client: ClientAPI, is_old: bool
 ) -> None:
-    collection = make()
-    (refusal,) = store.upsert(collection, records("a", "", "c"))
-    assert refusal.id == ""
-    assert client.get_collection(collection.name).get()["ids"] == ["a", "c"]
+    collection, batch = make(), records("a", "", "c")
+    refused = [] if is_old else [""]  # 0.6.3 takes it
+    assert [refusal.id for refusal in store.upsert(collection, batch)] == refused
+    there = client.get_collection(collection.name).get()["ids"]
+    assert there == [id_ for id_ in batch.ids if id_ not in refused]
 
 
 @pytest.mark.parametrize("known", [True, False])

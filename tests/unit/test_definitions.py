@@ -80,7 +80,7 @@ def test_a_server_before_version_1_takes_index_settings_from_metadata() -> None:
         configuration={"hnsw": HNSW, "embedding_function": {"type": "legacy"}},
         schema=schema(hnsw={"batch_size": 50, "num_threads": 4}),
     )
-    (body,) = creation_requests(source, server_version="0.6.3")
+    (body,) = creation_requests(source, before_version_1=True)
     assert body["metadata"] == {
         "hnsw:space": "cosine",
         "hnsw:construction_ef": 150,
@@ -99,7 +99,7 @@ def test_what_needs_no_saying_leaves_no_metadata_on_a_server_before_version_1() 
         configuration={"hnsw": DEFAULTS},
         schema=schema(hnsw={"batch_size": 100, "num_threads": 64}),
     )
-    (body,) = creation_requests(plain, server_version="0.6.3")
+    (body,) = creation_requests(plain, before_version_1=True)
     assert body["metadata"] is None
 
 
@@ -108,10 +108,10 @@ def test_what_a_server_before_version_1_reports_is_no_configuration() -> None:
         metadata={"hnsw:space": "ip", "hnsw:M": 20},
         configuration={"hnsw_configuration": {"space": "l2", "_type": "x"}, "_type": "y"},
     )
-    (body,) = creation_requests(source, server_version="1.0.0")
+    (body,) = creation_requests(source, before_version_1=False)
     assert body["metadata"] == {"hnsw:space": "ip", "hnsw:M": 20}
     assert body["configuration"] == {"hnsw": {"space": "ip", "max_neighbors": 20}}
-    (plain,) = creation_requests(definition(), server_version="1.0.0")
+    (plain,) = creation_requests(definition(), before_version_1=False)
     assert (plain["metadata"], plain["configuration"]) == (None, {"hnsw": {"space": "l2"}})
 
 
@@ -119,7 +119,7 @@ def test_a_schema_that_says_something_goes_first_and_alone() -> None:
     configuration = {"hnsw": None, "spann": {"space": "ip"}, "embedding_function": None}
     said = schema(keys=UNINDEXED)
     source = definition(configuration=configuration, schema=said, metadata={"hnsw:M": 20})
-    first, second = creation_requests(source, server_version="1.0.0")
+    first, second = creation_requests(source, before_version_1=False)
     assert (first["schema"], "configuration" in first) == (said, False)
     assert (second["configuration"], "schema" in second) == ({"spann": {"space": "ip"}}, False)
     assert first["get_or_create"]
@@ -131,7 +131,7 @@ def test_a_schema_that_says_nothing_is_told_as_a_configuration() -> None:
         configuration={"hnsw": HNSW, "embedding_function": {"type": "known", "name": "default"}},
         schema=schema(hnsw={"batch_size": 50, "num_threads": 3, "max_neighbors": 24}),
     )
-    (body,) = creation_requests(source, server_version="1.0.0")
+    (body,) = creation_requests(source, before_version_1=False)
     assert "schema" not in body
     assert body["configuration"] == {
         "hnsw": {**HNSW, "batch_size": 50, "num_threads": 3},
