@@ -90,10 +90,17 @@ class PlainCollection:
         self._write("update", ids, embeddings, columns)
 
     def get(
-        self, ids: Sequence[str] | None = None, include: Sequence[str] = ("metadatas", "documents")
+        self,
+        ids: Sequence[str] | None = None,
+        include: Sequence[str] = ("metadatas", "documents"),
+        limit: int | None = None,
+        offset: int | None = None,
     ) -> dict[str, Any]:
-        found = ask(f"{self.path}/get", {"ids": ids, "include": list(include)})
+        body = {"ids": ids, "include": list(include), "limit": limit, "offset": offset}
+        found = ask(f"{self.path}/get", body)
         assert isinstance(found, dict)
+        if found["embeddings"] is not None:  # in JSON, a float32 is the decimal number next to it
+            found["embeddings"] = np.array(found["embeddings"], dtype=np.float32)
         return found
 
     def delete(self, ids: Sequence[str]) -> None:
