@@ -10,17 +10,20 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
+from uuid import UUID
 
 import orjson
 import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from coordinator import control
 from coordinator import status as status_of
 from coordinator.options import (
     INDEX_SAMPLE,
@@ -33,14 +36,17 @@ from coordinator.options import (
 )
 from coordinator.progress import ProgressDisplay
 from coordinator.report import Report
-from coordinator.schedule import run_on_schedule
 from coordinator.selftest import selftest as run_selftest
+from coordinator.service import Role, check_role, role_of, serve
 from coordinator.session import open_database, open_settings
 from coordinator.sync import Coordinator
+from tasks.database import Database
 from tasks.errors import ChromaSyncError, InvalidInput
 from tasks.schema import migrate as apply_migrations
 from tasks.settings import Settings, parse_chunk_size
-from tasks.worker import DEFAULT_QUEUE, Worker
+from tasks.stores.address import parse_address
+from tasks.throttle import Limits, read_limits, set_limits
+from tasks.worker import DEFAULT_QUEUE
 
 NOT_VERIFIED = 1
 NOT_DONE = 2
@@ -130,6 +136,9 @@ DryRunOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output.")
 ]
+
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or how it begins.")]
 
 
 @app.command()
@@ -301,7 +310,7 @@ def status(
 
 @app.command()
 def retry(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or how it begins.")],
+    run: RunArgument,
     workers: WorkersOption = None,
     json: JsonOption = False,
 ) -> int:
@@ -354,33 +363,92 @@ def worker(
     settings = open_settings()
     stop = _stop_on_signals()
     with open_database(settings) as database:
-        process = Worker(settings, database, queue_name=queue)
-        process.start()
         if until_stdin_closes:
             threading.Thread(target=_wait_for_end_of_stdin, args=[stop], daemon=True).start()
-        # With a timeout: a signal that reached the process while it was paused may be taken by any
-        # of its threads, and the main thread, which alone runs handlers, must wake to find it.
-        while not stop.wait(1):
-            pass
-        process.stop()
+        role = Role(coordinates=False, works=True)
+        serve(settings, database, role, stop=stop, console=_stdout(), queue_name=queue)
     return 0
 
 
 @app.command()
 def coordinator() -> int:
-    """Sync SYNC_SOURCE_URL to SYNC_TARGET_URL every SYNC_INTERVAL seconds until SIGTERM."""
+    """Keep the pairs of the settings alike on a schedule, until SIGTERM or Ctrl-C."""
     settings = open_settings()
-    if not (settings.sync_source_url and settings.sync_target_url):
-        raise InvalidInput("Set SYNC_SOURCE_URL and SYNC_TARGET_URL to the two stores' addresses.")
-    with open_database(settings) as database, _display() as display:
-        run_on_schedule(
-            settings,
-            database,
-            settings.sync_source_url,
-            settings.sync_target_url,
-            display=display,
-            console=_stdout(),
-        )
+    return _serve(settings, Role(coordinates=True, works=settings.enable_sync_worker))
+
+
+@app.command()
+def run() -> int:
+    """Take the role that the environment gives: coordinate, work, or both; until SIGTERM."""
+    settings = open_settings()
+    return _serve(settings, role_of(settings))
+
+
+@app.command()
+def pause(run: RunArgument) -> int:
+    """Let the chunks of a run wait; those under way are finished."""
+    return _control(run, control.pause, "is paused")
+
+
+@app.command()
+def resume(run: RunArgument) -> int:
+    """Let a run that was paused go on."""
+    return _control(run, control.resume, "goes on")
+
+
+@app.command()
+def cancel(run: RunArgument) -> int:
+    """End a run; chunks under way are finished, and what was written stays."""
+    return _control(run, control.cancel, "is cancelled")
+
+
+@app.command()
+def throttle(
+    server: Annotated[
+        str | None, typer.Argument(metavar="[SERVER]", help="The address of a server.")
+    ] = None,
+    records_per_second: Annotated[
+        float | None, typer.Option("--records-per-second", min=0.001, help="For all workers.")
+    ] = None,
+    in_flight: Annotated[
+        int | None, typer.Option("--in-flight", min=1, help="Requests at a time, of all workers.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="No limit any more.")] = False,
+) -> int:
+    """Limit what a server has to bear, also while runs go on; without options, show the limits."""
+    settings = open_settings()
+    limits = Limits(records_per_second=records_per_second, requests_in_flight=in_flight)
+    if off and limits != Limits():
+        raise InvalidInput("--off goes with no other option.")
+    if server is None and (off or limits != Limits()):
+        raise InvalidInput("Name the server whose limits these are.")
+    with open_database(settings) as database:
+        if server is not None and (off or limits != Limits()):
+            set_limits(database, parse_address(server).location, limits)
+        for name, one in read_limits(database).items():
+            rate, requests = one.records_per_second, one.requests_in_flight
+            shown = [
+                f"{rate:g} records/s" if rate is not None else "",
+                f"{requests} requests in flight" if requests is not None else "",
+            ]
+            typer.echo(f"{name}: {', '.join(filter(None, shown))}")
+    return 0
+
+
+def _serve(settings: Settings, role: Role) -> int:
+    check_role(settings, role)
+    stop = _stop_on_signals()
+    with open_database(settings) as database:
+        serve(settings, database, role, stop=stop, console=_stdout(), queue_name=DEFAULT_QUEUE)
+    return 0
+
+
+def _control(prefix: str, act: Callable[[Database, UUID], bool], done: str) -> int:
+    with open_database(open_settings()) as database:
+        found = status_of.find_run(database, prefix)
+        if not act(database, found.run_id):
+            raise InvalidInput(f"Run {found.run_id} has ended: it is {found.status}.")
+    typer.echo(f"run {found.run_id} {done}")
     return 0
 
 

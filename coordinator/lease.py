@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from tasks.database import Connection, Database, load_queries
-from tasks.errors import DatabaseUnavailable, LeaseLost, RunBusy
+from tasks.errors import DatabaseUnavailable, LeaseLost, RunBusy, Stopped
 
 QUERIES = load_queries("plan")
 RETAKE_SECONDS = 0.5  # between two tries to take a lease that another holds
@@ -42,15 +42,15 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
+    @property
+    def lost(self) -> threading.Event:
+        """Set as soon as it is known that another coordinator leads."""
+        return self._lost
+
     def check(self) -> None:
         """Raise `LeaseLost` if it is known that another coordinator leads by now."""
         if self._lost.is_set():
             raise LeaseLost("Another coordinator has taken over this source and target.")
-
-    def wait_until_lost(self, seconds: float) -> None:
-        """Wait, at most so long. Raises `LeaseLost`."""
-        self._lost.wait(max(0.0, seconds))
-        self.check()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -96,8 +96,10 @@ def held_lease(
     seconds: float,
     patience: float,
     waiting: Callable[[], None] = lambda: None,
+    stopping: threading.Event | None = None,
 ) -> Iterator[Lease]:
-    """Hold the lease `name`. Raises `RunBusy` if another holder keeps it for `patience` seconds.
+    """Hold the lease `name`. Raises `RunBusy` if another holder keeps it for `patience` seconds,
+    and `Stopped` as soon as `stopping` is set while we wait.
 
     A holder that was killed cannot give its lease back, so one that is taken is worth waiting for
     at least as long as it runs. `waiting` is called once, before.
@@ -114,7 +116,10 @@ def held_lease(
         if not told:
             waiting()
             told = True
-        time.sleep(RETAKE_SECONDS)
+        if stopping is None:
+            time.sleep(RETAKE_SECONDS)
+        elif stopping.wait(RETAKE_SECONDS):
+            raise Stopped("Stopped while another coordinator led.")
     lease = Lease(database, name=name, holder=holder, term=term, seconds=seconds)
     try:
         yield lease

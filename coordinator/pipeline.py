@@ -32,7 +32,13 @@ from coordinator.progress import ProgressDisplay
 from coordinator.runs import NewRun, Runs, Transaction
 from coordinator.verify import Apart, collection_results, tell_apart
 from tasks.database import Database
-from tasks.errors import DatabaseUnavailable, LeaseLost, Retryable, TooManyDeletions
+from tasks.errors import (
+    DatabaseUnavailable,
+    LeaseLost,
+    Retryable,
+    RunCancelled,
+    TooManyDeletions,
+)
 from tasks.ledger import Ledger
 from tasks.stores.base import Store
 from tasks.worker import DEFAULT_QUEUE
@@ -53,7 +59,8 @@ class Ground:
 
     database: Database
     transaction: Transaction  # of the leader; of anybody, for a verification, which needs no lease
-    check_lease: Callable[[], None]
+    pair: str | None  # of a schedule
+    check: Callable[[], None]  # raises if we shall not go on: the lease is lost, or we are stopped
     source: Store
     target: Store
     queue_name: str
@@ -100,6 +107,7 @@ class Pipeline:
         ground, options = self.ground, self._options
         new = NewRun(
             kind=kind,
+            pair=ground.pair,
             parent_run_id=parent,
             one_way=options.one_way,
             source_url=ground.source.label,
@@ -198,8 +206,10 @@ class Pipeline:
         next_mending = time.monotonic()
         told_alone = False
         while not progress.is_over:
-            self.ground.check_lease()
+            self.ground.check()
             if time.monotonic() >= next_mending:
+                if patiently(lambda: self._runs.status(run_id)) == "cancelled":
+                    raise RunCancelled(f"Run {run_id} was cancelled.")
                 patiently(lambda: self._mend(run_id))
                 next_mending = time.monotonic() + MEND_SECONDS
                 if self._options.workers == 0 and not told_alone and self._is_alone():

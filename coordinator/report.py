@@ -169,7 +169,7 @@ class Report:
                 )
         for note in self.notes:
             console.print(note, style="yellow", markup=False)
-        console.print(self._verdict())
+        console.print(self.verdict())
 
     @property
     def is_dry(self) -> bool:
@@ -202,7 +202,8 @@ class Report:
             table.add_row(escape(one.name + arrow), *cells)
         return table
 
-    def _verdict(self) -> str:
+    def verdict(self) -> str:
+        """One line, with colours as rich's markup."""
         chunks = (
             f"{self.progress.completed:,} of {self.progress.planned:,} chunks, "
             f"{self.ledger.gaps} gaps, {self.ledger.duplicates} duplicates"

@@ -36,6 +36,7 @@ class NewRun:
     queue_name: str
     options: dict[str, Any]
     one_way: bool = False
+    pair: str | None = None  # of a schedule
     parent_run_id: UUID | None = None
 
 
@@ -103,9 +104,16 @@ class Runs:
             row = connection.execute(
                 QUERIES["newest_run"], {"source_url": source_url, "target_url": target_url}
             ).fetchone()
-        if row is None or row[1] in ("completed", "failed"):
+        if row is None or row[1] in ("completed", "failed", "cancelled"):
             return None
         return UnfinishedRun(run_id=row[0], status=row[1], options=row[2])
+
+    def status(self, run_id: UUID) -> str:
+        """The status of a run."""
+        with self._transaction() as connection:
+            row = connection.execute(QUERIES["run_status"], {"run_id": run_id}).fetchone()
+        assert row is not None
+        return str(row[0])
 
     def kind(self, run_id: UUID) -> str:
         """What people call the run: "sync", "copy", "repair" or "verify"."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +38,7 @@ from tasks.errors import (
     InvalidInput,
     LeaseLost,
     Retryable,
+    Stopped,
     TooManyDeletions,
 )
 from tasks.ledger import Ledger
@@ -60,12 +62,17 @@ class Coordinator:
         *,
         display: ProgressDisplay,
         environ: Mapping[str, str] = os.environ,
+        pair: str | None = None,
+        stopping: threading.Event | None = None,
     ) -> None:
+        """`pair`: the name that it has in a schedule. `stopping`: set to leave a run in order."""
         self._settings = settings
         self._database = database
         self._display = display
         self._environ = environ
         self._private_queue = f"{DEFAULT_QUEUE}-{secrets.token_hex(4)}"
+        self._pair = pair
+        self._stopping = stopping
         self._lease: Lease | None = None
         self._runs = Runs(self._transaction)
         self.workers_found = 0  # local worker processes that have reported for work
@@ -94,16 +101,12 @@ class Coordinator:
             waiting=lambda: self._display.say(
                 "Another chroma-sync holds this source and target, or was killed; waiting."
             ),
+            stopping=self._stopping,
         ) as self._lease:
             try:
                 yield
             finally:
                 self._lease = None
-
-    def rest(self, seconds: float) -> None:
-        """Do nothing for a while. Raises `LeaseLost` as soon as another coordinator leads."""
-        if self._lease is not None:
-            self._lease.wait_until_lost(seconds)
 
     # What users ask for ------------------------------------------------------------------------
 
@@ -243,7 +246,8 @@ class Coordinator:
             ground = Ground(
                 database=self._database,
                 transaction=self._transaction,
-                check_lease=self._lease.check if self._lease else lambda: None,
+                pair=self._pair,
+                check=self._check,
                 source=source,
                 target=target,
                 queue_name=self._queue_name(source, target),
@@ -267,6 +271,12 @@ class Coordinator:
             store.close()
             raise
         return store
+
+    def _check(self) -> None:
+        if self._stopping is not None and self._stopping.is_set():
+            raise Stopped("Told to stop.")
+        if self._lease is not None:
+            self._lease.check()
 
     def _transaction(self) -> contextlib.AbstractContextManager[Connection]:
         """A transaction of the leader; of anybody, for a verification, which needs no lease."""

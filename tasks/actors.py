@@ -45,6 +45,7 @@ MAX_STORE_PAUSE = 4.0
 
 # Milliseconds until a message that came to a worker without a lease is delivered again.
 NO_LEASE_DELAY = 1000
+PAUSED_DELAY = 2000  # the same, of a run that is paused
 
 T = TypeVar("T")
 
@@ -134,6 +135,9 @@ class ChunkWork:
             if not self._patiently(lambda: self._ledger.may_work(self._worker_id)):
                 # The message must not be acknowledged: its task waits, for whoever may claim it.
                 raise Retry("The lease was lost.", delay=NO_LEASE_DELAY)
+            if self._patiently(lambda: self._ledger.is_held(task_id)):
+                # It came just when its run was paused.
+                raise Retry("The run is paused.", delay=PAUSED_DELAY)
             logger.debug("nothing to do for this delivery", task=task_id)
             return
         log = logger.bind(run=str(attempt.run_id), task=task_id)

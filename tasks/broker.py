@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import dramatiq
@@ -46,12 +46,15 @@ class PostgresBroker(dramatiq_pg.PostgresBroker):  # type: ignore[misc]
         *,
         worker_id: str = "",
         middleware: Sequence[Middleware] | None = None,
+        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_claim` is asked before each claim, and again within a second after it said no."""
         # The parent takes any pool and opens nothing; none of its methods that would use the pool
         # is left.
         super().__init__(pool=database, results=False, middleware=middleware)
         self.database = database
         self.worker_id = worker_id
+        self._may_claim = may_claim
         self._consumers: dict[str, PostgresConsumer] = {}
         self._lock = threading.Lock()
         self._listener: Listener | None = None
@@ -110,6 +113,7 @@ class PostgresBroker(dramatiq_pg.PostgresBroker):  # type: ignore[misc]
                 timeout=timeout / 1000,
                 settler=self._settler,
                 hand_back=self.hand_back,
+                may_claim=self._may_claim,
             )
             self._consumers[queue_name] = consumer
             if self._listener is None and self.database.listen:

@@ -53,8 +53,10 @@ class PostgresConsumer(Consumer):
         timeout: float,
         settler: Settler,
         hand_back: Callable[[Iterable[Delivery]], None],
+        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
         self._database = database
+        self._may_claim = may_claim
         self._worker_id = worker_id
         self._hand_back = hand_back
         self._queue_name = queue_name
@@ -76,7 +78,7 @@ class PostgresConsumer(Consumer):
                 if self._ready:
                     return self._ready.popleft()
                 free = self._free()
-                if not (free and self._look_now):
+                if not (free and self._look_now and self._may_claim()):
                     left = deadline - time.monotonic()
                     if left > 0:
                         self._changed.wait(left)

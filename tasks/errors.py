@@ -88,5 +88,13 @@ class RunBusy(Permanent):
     """Another coordinator holds the lease on this source and target."""
 
 
+class RunCancelled(Permanent):
+    """Somebody has cancelled the run."""
+
+
+class Stopped(Permanent):
+    """This process was told to stop; the run is left in order, and can be resumed."""
+
+
 class LeaseLost(Permanent):
     """This coordinator leads no more: another has taken over."""

@@ -122,6 +122,12 @@ class Ledger:
             row = connection.execute(QUERIES["lease_runs"], {"worker_id": worker_id}).fetchone()
         return row == (True,)
 
+    def is_held(self, task_id: int) -> bool:
+        """Whether the task waits for its run, which is paused."""
+        with self._database.connection() as connection:
+            row = connection.execute(QUERIES["is_held"], {"task_id": task_id}).fetchone()
+        return row == (True,)
+
     def record(self, attempt: Attempt, outcome: Outcome) -> bool:
         """Complete the task with its result; False if the attempt no longer holds it.
 

@@ -30,6 +30,23 @@ class Settings(BaseSettings):
     sync_target_url: Annotated[
         str | None, Field(description="The target that `chroma-sync coordinator` syncs to.")
     ] = None
+    sync_pairs: Annotated[
+        Path | None, Field(description="A TOML file of pairs, instead of the two above.")
+    ] = None
+    sync_distributed: Annotated[
+        bool,
+        Field(description="`false`: one process does everything; `true`: roles, as below."),
+    ] = False
+    sync_coordinator: Annotated[
+        bool,
+        Field(
+            description="With `SYNC_DISTRIBUTED=true`: `chroma-sync run` coordinates (`true`) "
+            "or works (`false`)."
+        ),
+    ] = False
+    enable_sync_worker: Annotated[
+        bool, Field(description="A coordinator has a worker inside its process.")
+    ] = True
     sync_chunk_size: Annotated[
         int | None,
         BeforeValidator(lambda text: parse_chunk_size(str(text), "SYNC_CHUNK_SIZE")),
@@ -38,6 +55,10 @@ class Settings(BaseSettings):
     sync_interval: Annotated[
         float, Field(gt=0, description="Seconds between scheduled runs of the coordinator.")
     ] = 300
+    sync_cron: Annotated[
+        str | None,
+        Field(description="A cron expression (UTC) for scheduled runs, instead of the interval."),
+    ] = None
     sync_data_dir: Annotated[
         Path,
         Field(description="Where the embedded Postgres keeps its data."),
@@ -45,6 +66,10 @@ class Settings(BaseSettings):
     sync_worker_threads: Annotated[
         int, Field(gt=0, le=64, description="Chunks that one worker process works on at a time.")
     ] = 2
+    sync_worker_memory_mb: Annotated[
+        float | None,
+        Field(gt=0, description="Above so many megabytes a worker process takes no new chunk."),
+    ] = None
     sync_lease_seconds: Annotated[
         float,
         Field(

@@ -13,11 +13,13 @@ from tasks.actors import ChunkWork, retries
 from tasks.broker import PostgresBroker
 from tasks.database import Database
 from tasks.ledger import Ledger
+from tasks.memory import MemoryLimit
 from tasks.settings import Settings
 from tasks.stores.address import parse_address
 from tasks.stores.base import Store
 from tasks.stores.cache import StoreCache
 from tasks.stores.open import open_store
+from tasks.throttle import ThrottledStore, Throttles
 from tasks.workers import Heartbeat, new_worker_id
 
 DEFAULT_QUEUE = "sync"
@@ -38,12 +40,18 @@ class Worker:
         self._database = database
         self._settings = settings
         self._stopping = threading.Event()
+        self._throttles = Throttles(database, worker_id=self.worker_id, stopping=self._stopping)
         self._stores = StoreCache(self._open_store)
         work = ChunkWork(
             Ledger(database), self._stores, worker_id=self.worker_id, stopping=self._stopping
         )
         middleware: list[Middleware] = [retries(settings.sync_retry_backoff)]
-        self._broker = PostgresBroker(database, worker_id=self.worker_id, middleware=middleware)
+        self._broker = PostgresBroker(
+            database,
+            worker_id=self.worker_id,
+            middleware=middleware,
+            may_claim=MemoryLimit(settings.sync_worker_memory_mb).has_room,
+        )
         work.declare(self._broker, queue_name)
         self._heartbeat = Heartbeat(
             database,
@@ -60,12 +68,14 @@ class Worker:
         self._dramatiq.queue_prefetch = settings.sync_worker_threads
 
     def _open_store(self, address: str) -> Store:
-        return open_store(
-            parse_address(address),
+        parsed = parse_address(address)
+        store = open_store(
+            parsed,
             environ=os.environ,
             connect_timeout=self._settings.sync_connect_timeout,
             read_timeout=self._settings.sync_read_timeout,
         )
+        return ThrottledStore(store, self._throttles, server=parsed.location)
 
     def start(self) -> None:
         """Take the lease and begin to work. Raises `DatabaseUnavailable`."""

@@ -9,7 +9,8 @@ WITH waiting AS (
       FROM sync_tasks
      WHERE id = %(task_id)s AND (task_status = 'pending' OR attempt_token = %(token)s)
        AND EXISTS (SELECT FROM sync_runs r
-                    WHERE r.id = run_id AND r.status NOT IN ('completed', 'failed'))
+                    WHERE r.id = run_id AND NOT r.paused
+                      AND r.status NOT IN ('completed', 'failed', 'cancelled'))
        AND EXISTS (SELECT FROM sync_workers w
                     WHERE w.worker_id = %(worker_id)s AND sync_lease_runs(w))
        FOR UPDATE
@@ -34,6 +35,13 @@ SELECT c.run_id, r.kind, r.one_way, r.source_endpoint, r.target_endpoint, l.sour
 -- name: lease_runs
 SELECT EXISTS (SELECT FROM sync_workers w
                 WHERE w.worker_id = %(worker_id)s AND sync_lease_runs(w))
+
+-- name: is_held
+-- The task waits, but its run is paused.
+SELECT EXISTS (SELECT FROM sync_tasks t
+                 JOIN sync_runs r ON r.id = t.run_id
+                WHERE t.id = %(task_id)s AND t.task_status = 'pending' AND r.paused
+                  AND r.status NOT IN ('completed', 'failed', 'cancelled'))
 
 -- name: record_result
 -- The task is completed and has its result, or neither: one statement. Only the attempt that holds

@@ -1,23 +1,25 @@
 -- The coordinator's side: runs, manifests, tasks, proofs and leases. Used by coordinator/.
 
 -- name: create_run
-INSERT INTO sync_runs (kind, parent_run_id, one_way, source_url, target_url, source_endpoint,
-                       target_endpoint, queue_name, options)
-VALUES (%(kind)s, %(parent_run_id)s, %(one_way)s, %(source_url)s, %(target_url)s,
-        %(source_endpoint)s, %(target_endpoint)s, %(queue_name)s, %(options)s)
+-- A part of a run that is paused begins so.
+INSERT INTO sync_runs (kind, parent_run_id, pair, one_way, source_url, target_url, source_endpoint,
+                       target_endpoint, queue_name, options, paused)
+VALUES (%(kind)s, %(parent_run_id)s, %(pair)s, %(one_way)s, %(source_url)s, %(target_url)s,
+        %(source_endpoint)s, %(target_endpoint)s, %(queue_name)s, %(options)s,
+        coalesce((SELECT paused FROM sync_runs WHERE id = %(parent_run_id)s), false))
 RETURNING id
 
 -- name: set_run_status
 -- A run that has ended stays as it ended.
 UPDATE sync_runs
    SET status = %(status)s, error = %(error)s
- WHERE id = %(run_id)s AND status NOT IN ('completed', 'failed')
+ WHERE id = %(run_id)s AND status NOT IN ('completed', 'failed', 'cancelled')
 
 -- name: finish_run
 UPDATE sync_runs
    SET status = %(status)s, verified = %(verified)s, error = %(error)s, report = %(report)s,
        finished_at = clock_timestamp()
- WHERE id = %(run_id)s AND status NOT IN ('completed', 'failed')
+ WHERE id = %(run_id)s AND status NOT IN ('completed', 'failed', 'cancelled')
 
 -- name: add_collection
 INSERT INTO sync_collections (run_id, collection_id, collection_name, target_name,
@@ -229,7 +231,43 @@ SELECT t.worker_id, count(*) FILTER (WHERE t.task_status = 'completed')
 -- lists all ids anew.
 UPDATE sync_runs
    SET status = 'failed', error = 'Its coordinator was stopped.', finished_at = clock_timestamp()
- WHERE parent_run_id = %(run_id)s AND status NOT IN ('completed', 'failed')
+ WHERE parent_run_id = %(run_id)s AND status NOT IN ('completed', 'failed', 'cancelled')
+
+-- name: run_status
+SELECT status FROM sync_runs WHERE id = %(run_id)s
+
+-- name: pause_run
+UPDATE sync_runs SET paused = %(paused)s
+ WHERE (id = %(run_id)s OR parent_run_id = %(run_id)s)
+   AND status NOT IN ('completed', 'failed', 'cancelled')
+RETURNING id
+
+-- name: pause_messages
+-- They wait where no worker looks.
+UPDATE dramatiq.queue q
+   SET due_at = 'infinity'
+  FROM sync_tasks t
+ WHERE t.run_id = ANY (%(run_ids)s) AND q.message_id = t.message_id AND q.state = 'queued'
+
+-- name: resume_messages
+UPDATE dramatiq.queue q
+   SET due_at = now()
+  FROM sync_tasks t
+ WHERE t.run_id = ANY (%(run_ids)s) AND q.message_id = t.message_id AND q.state = 'queued'
+RETURNING queue_name
+
+-- name: cancel_run
+UPDATE sync_runs
+   SET status = 'cancelled', error = 'Cancelled.', finished_at = clock_timestamp()
+ WHERE (id = %(run_id)s OR parent_run_id = %(run_id)s)
+   AND status NOT IN ('completed', 'failed', 'cancelled')
+RETURNING id
+
+-- name: cancel_messages
+UPDATE dramatiq.queue q
+   SET state = 'rejected', mtime = now()
+  FROM sync_tasks t
+ WHERE t.run_id = ANY (%(run_ids)s) AND q.message_id = t.message_id AND q.state = 'queued'
 
 -- name: run_kind
 SELECT sync_run_kind(r) FROM sync_runs r WHERE id = %(run_id)s
@@ -258,7 +296,7 @@ WITH gone AS (
       FROM sync_runs r
       JOIN sync_runs this ON this.source_url = r.source_url AND this.target_url = r.target_url
      WHERE this.id = %(run_id)s AND this.parent_run_id IS NULL
-       AND r.status IN ('completed', 'failed')
+       AND r.status IN ('completed', 'failed', 'cancelled')
        AND (r.id = this.id OR r.parent_run_id = this.id OR r.created_at < this.created_at)
 ), kept AS (
     SELECT t.run_id, t.collection_id, t.chunk_start_offset

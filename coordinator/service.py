@@ -1,0 +1,59 @@
+"""The roles of a process that runs as a service: coordinate, work, or both."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from coordinator.pairs import ScheduledPair, configured_pairs
+from coordinator.schedule import Scheduler
+from tasks.database import Database
+from tasks.settings import Settings
+from tasks.worker import Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    coordinates: bool
+    works: bool
+
+
+def role_of(settings: Settings) -> Role:
+    """The role that the environment gives; `SYNC_DISTRIBUTED=false` is one process for all."""
+    if not settings.sync_distributed:
+        return Role(coordinates=True, works=True)
+    if settings.sync_coordinator:
+        return Role(coordinates=True, works=settings.enable_sync_worker)
+    return Role(coordinates=False, works=True)
+
+
+def check_role(settings: Settings, role: Role) -> list[ScheduledPair]:
+    """The pairs to coordinate. Raises `InvalidInput` before anything is started."""
+    return configured_pairs(settings) if role.coordinates else []
+
+
+def serve(
+    settings: Settings,
+    database: Database,
+    role: Role,
+    *,
+    stop: threading.Event,
+    console: Console,
+    queue_name: str,
+) -> None:
+    """Be that until `stop` is set; then leave everything in order, within seconds."""
+    pairs = check_role(settings, role)
+    with contextlib.ExitStack() as stack:
+        if role.works:
+            worker = Worker(settings, database, queue_name=queue_name)
+            worker.start()
+            stack.callback(worker.stop)
+        if role.coordinates:
+            Scheduler(settings, database, pairs, console=console, stopping=stop).run()
+        # With a timeout: a signal that reached the process while it was paused may be taken by any
+        # of its threads, and the main thread, which alone runs handlers, must wake to find it.
+        while not stop.wait(1):
+            pass
