@@ -177,13 +177,16 @@ class ChromaHttpStore:
         body = modification_request(collection, name=name, metadata=metadata)
         try:
             with self._in_collection(collection):
-                self._transport.put(self._path(collection), orjson.dumps(body), operation=operation)
+                answer = self._transport.put(
+                    self._path(collection), orjson.dumps(body), operation=operation
+                )
         except (StoreOverloaded, StoreRefused) as error:
             # Servers answer 500 for a name that is taken.
             if name is None or self._id_of(name) in (None, collection.id):
                 raise
             what = f"another collection has the name {name!r}"
             raise StoreRefused(self._transport.message(operation, what)) from error
+        self._acknowledged(answer, operation)
         return self._current(replace(collection, name=name or collection.name))
 
     def drop(self, collection: Collection) -> None:
@@ -192,7 +195,7 @@ class ChromaHttpStore:
         if self._id_of(collection.name) != collection.id:
             return
         try:
-            self._transport.delete(path, operation=operation)
+            self._acknowledged(self._transport.delete(path, operation=operation), operation)
         except (NotFound, ContentRefused, StoreOverloaded):
             # Another may have deleted it meanwhile; servers before 1.0 answer 400 for that.
             if self._id_of(collection.name) == collection.id:
@@ -243,7 +246,8 @@ class ChromaHttpStore:
         operation = f"delete records of {collection.name!r}"
         for start in range(0, len(ids), _DELETE_RECORDS):
             part = list(ids[start : start + _DELETE_RECORDS])
-            self._post(collection, "delete", {"ids": part}, operation)
+            answer = self._post(collection, "delete", {"ids": part}, operation)
+            self._acknowledged(answer, operation)
 
     def query(self, collection: Collection, embeddings: Embeddings, count: int) -> list[list[str]]:
         if len(embeddings) == 0:
@@ -284,7 +288,7 @@ class ChromaHttpStore:
         def send(body: bytes) -> None:
             nonlocal looked
             try:
-                self._transport.post(path, body, operation=operation)
+                answer = self._transport.post(path, body, operation=operation)
             except NotFound as error:
                 raise CollectionNotFound(str(error)) from error
             except (ContentRefused, StoreOverloaded):
@@ -294,6 +298,7 @@ class ChromaHttpStore:
                     looked = True
                     batches.require_dimension(batch, self._current(collection).dimension)
                 raise
+            self._acknowledged(answer, operation)
 
         try:
             batches.require_dimension(batch, collection.dimension)
@@ -367,6 +372,13 @@ class ChromaHttpStore:
         except ContentRefused:
             self._current(collection)  # servers before 1.0 answer 400 if it is gone
             raise
+
+    def _acknowledged(self, answer: Any, operation: str) -> None:
+        """What a write is answered with: an object, or of servers before 1.0 true or null."""
+        if answer is None or answer is True or (isinstance(answer, dict) and "error" not in answer):
+            return
+        what = f"the answer is not what the API promises: {answer!r:.80}"
+        raise StoreGarbled(self._transport.message(operation, what))
 
     @contextmanager
     def _reading(self, operation: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ knows how long a fault may last, does that.
 from __future__ import annotations
 
 import email.utils
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +36,7 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 60.0
 POOL_SIZE = 32  # connections that are kept; more threads than that wait for one another
 REASON_LENGTH = 300
+MAX_RETRY_AFTER = 120.0  # a server that asks for a day must not park a chunk for a day
 
 # Chroma answers 501 when a record holds what this kind of server cannot store (sparse vectors).
 _CONTENT_STATUSES = frozenset({400, 413, 422, 501})
@@ -209,8 +211,8 @@ def _retry_after(value: str | None) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
-        parsed = email.utils.parsedate_tz(value)
-        if parsed is None:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
             return None
-        seconds = email.utils.mktime_tz(parsed) - time.time()
-    return max(0.0, seconds) if seconds < float("inf") else None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), MAX_RETRY_AFTER)

@@ -144,9 +144,14 @@ def test_overload(script: ScriptedServer, opened: Store, status: int) -> None:
         ("7", 7, 7),
         ("0.5", 0.5, 0.5),
         ("-3", 0, 0),
+        ("86400", 120, 120),
+        ("inf", 120, 120),
+        ("nan", None, None),
+        (+86400, 120, 120),
         (+100, 50, 101),
         (-100, 0, 0),
         ("soon", None, None),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None, None),
         (None, None, None),
     ],
 )
@@ -237,6 +242,36 @@ def test_an_answer_of_another_shape_is_garbled(
     ]
     for call in calls:
         fault(opened, StoreGarbled, call)
+
+
+WRITES: dict[str, Callable[[Store], Any]] = {
+    "add": lambda store: store.add(COLLECTION, records("a")),
+    "upsert": lambda store: store.upsert(COLLECTION, records("a")),
+    "delete": lambda store: store.delete(COLLECTION, ["a"]),
+    "modify": lambda store: store.modify(COLLECTION, metadata={}),
+    "drop": lambda store: store.drop(COLLECTION),
+}
+
+
+@pytest.mark.parametrize("verb", WRITES)
+@pytest.mark.parametrize("body", [[], "ok", 7, False, {"error": "x"}])
+def test_a_write_that_is_not_acknowledged_is_garbled(
+    script: ScriptedServer, opened: Store, verb: str, body: Any
+) -> None:
+    before = [Answer(body={"max_batch_size": 10})] if verb in ("add", "upsert") else []
+    before += [Answer(body=DEFINITION)] if verb == "drop" else []
+    script.say(*before, Answer(body=body))
+    fault(opened, StoreGarbled, WRITES[verb])
+
+
+@pytest.mark.parametrize("verb", ["add", "upsert", "delete"])
+@pytest.mark.parametrize("body", [{}, {"deleted": 1}, True, None])  # of 1.5.9 and of 0.6.3
+def test_a_write_that_is_acknowledged(
+    script: ScriptedServer, opened: Store, verb: str, body: Any
+) -> None:
+    before = [Answer(body={"max_batch_size": 10})] if verb in ("add", "upsert") else []
+    script.say(*before, Answer(body=body))
+    assert not WRITES[verb](opened)
 
 
 def test_a_number_that_json_cannot_hold_reads_as_nan(script: ScriptedServer, opened: Store) -> None:
