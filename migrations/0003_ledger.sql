@@ -160,6 +160,9 @@ CREATE TABLE sync_results (
     extra         bigint NOT NULL DEFAULT 0,
     differing     bigint NOT NULL DEFAULT 0,
     unreadable    bigint NOT NULL DEFAULT 0,
+    -- Of what the records hold: vectors as float32, everything else as JSON.
+    read_bytes    bigint NOT NULL DEFAULT 0,
+    written_bytes bigint NOT NULL DEFAULT 0,
     -- 32 hexadecimal digits, over ids and contents of what was found on either side, and of what the
     -- target has alike. Digests add up modulo 2^128: those of chunks to the collection's.
     source_digest text NOT NULL,

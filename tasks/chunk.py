@@ -45,6 +45,8 @@ class Outcome:
     extra: int = 0
     differing: int = 0
     unreadable: int = 0
+    read_bytes: int = 0  # of what the records hold, on both sides
+    written_bytes: int = 0
     # Of all that was found on either side, and of what the target has alike; `tasks.digest`.
     source_digest: str
     target_digest: str
@@ -55,10 +57,11 @@ class Outcome:
     seconds: float
 
     def counts(self) -> dict[str, Any]:
-        """The counts by their names in sync_results."""
+        """The counts, and the bytes, by their names in sync_results."""
         written = ("source_count", "target_count", "added", "updated", "deleted", "unchanged")
         found = ("missing", "extra", "differing", "unreadable")
-        return {name: getattr(self, name) for name in (*written, *found)}
+        size = ("read_bytes", "written_bytes")
+        return {name: getattr(self, name) for name in (*written, *found, *size)}
 
 
 def sync_chunk(
@@ -116,6 +119,8 @@ def sync_chunk(
         updated=sum(id_ not in lost for id_ in (*writes.replace.ids, *writes.upsert.ids)),
         deleted=len(deletions),
         unchanged=difference.same,
+        read_bytes=wanted.content_bytes() + found.content_bytes(),
+        written_bytes=writes.content_bytes(),
         source_digest=prints.source,
         target_digest=prints.target,
         alike_digest=prints.alike,
@@ -171,6 +176,7 @@ def verify_chunk(
         extra=len(extra),
         differing=len(difference.differing),
         unreadable=len({one.id for one in unreadable}),
+        read_bytes=wanted.content_bytes() + found.content_bytes(),
         source_digest=prints.source,
         target_digest=prints.target,
         alike_digest=prints.alike,

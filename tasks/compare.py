@@ -68,6 +68,10 @@ class Writes:
     def __bool__(self) -> bool:
         return bool(len(self.add) or len(self.upsert) or len(self.replace) or self.delete)
 
+    def content_bytes(self) -> int:
+        """How much the records hold that are written."""
+        return sum(one.content_bytes() for one in (self.add, self.upsert, self.replace))
+
 
 def compare(source: RecordBatch, target: RecordBatch, *, space: str) -> Difference:
     """What the target lacks, has too much, or has otherwise. Ids are unique within each batch."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 Metadata = dict[str, Any]
 Embeddings = npt.NDArray[np.float32]
@@ -29,6 +30,11 @@ class RecordBatch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def content_bytes(self) -> int:
+        """How much the records hold: vectors as float32, everything else as JSON."""
+        columns = orjson.dumps([self.ids, self.documents, self.metadatas, self.uris])
+        return self.embeddings.nbytes + len(columns)
 
     def take(self, rows: Sequence[int]) -> RecordBatch:
         """The records at these positions, in this order."""

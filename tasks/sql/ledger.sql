@@ -62,10 +62,11 @@ WITH completed AS (
 )
 INSERT INTO sync_results (task_id, run_id, attempt_token, worker_id, source_count, target_count,
                           added, updated, deleted, unchanged, missing, extra, differing, unreadable,
-                          source_digest, target_digest, alike_digest, findings, seconds)
+                          read_bytes, written_bytes, source_digest, target_digest, alike_digest, findings, seconds)
 SELECT id, run_id, %(token)s, worker_id, %(source_count)s, %(target_count)s,
        %(added)s, %(updated)s, %(deleted)s, %(unchanged)s, %(missing)s, %(extra)s, %(differing)s,
-       %(unreadable)s, %(source_digest)s, %(target_digest)s, %(alike_digest)s, %(findings)s, %(seconds)s
+       %(unreadable)s, %(read_bytes)s, %(written_bytes)s, %(source_digest)s, %(target_digest)s,
+       %(alike_digest)s, %(findings)s, %(seconds)s
   FROM completed
 RETURNING task_id
 
