@@ -32,11 +32,13 @@ def plan_run(
     chunk_size: int,
     enqueue: bool = True,
     kind: str = "sync",
+    parent: UUID | None = None,
 ) -> tuple[UUID, list[int]]:
     """A run over one collection with these ids; its id and its tasks' ids, in order."""
     run_id = Runs(database.transaction).create(
         NewRun(
             kind=kind,
+            parent_run_id=parent,
             source_url="http://127.0.0.1:9",
             target_url="http://127.0.0.1:9/target",
             source_endpoint="http://127.0.0.1:9",
