@@ -25,6 +25,7 @@ from typer.exceptions import TyperException
 
 from coordinator import control
 from coordinator import status as status_of
+from coordinator.doctor import Verdict, examine, print_diagnosis
 from coordinator.options import (
     INDEX_SAMPLE,
     MAX_PASSES,
@@ -343,6 +344,27 @@ def migrate() -> int:
     if not applied:
         typer.echo("the schema is up to date")
     return 0
+
+
+@app.command()
+def doctor(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[SOURCE]", help="Look at this store.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Argument(metavar="[TARGET]", help="And at this one.")
+    ] = None,
+    json: JsonOption = False,
+) -> int:
+    """Look at all that can be wrong with a set-up, and say what to do. Exit 1 if something is."""
+    console, found = _stdout(), []
+    for one in examine(open_settings(), [given for given in (source, target) if given]):
+        found.append(one)
+        if not json:
+            print_diagnosis(console, one)
+    if json:
+        _print_json([one.document() for one in found])
+    return 1 if any(one.verdict is Verdict.BAD for one in found) else 0
 
 
 @app.command()

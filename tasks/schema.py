@@ -58,6 +58,16 @@ def migrate(database: Database, migrations: list[Migration] | None = None) -> li
     return pending
 
 
+def pending_migrations(database: Database) -> list[Migration]:
+    """What `migrate` would apply; nothing is changed. Raises `SchemaMismatch`, as it does."""
+    known = known_migrations()
+    with database.connection() as connection:
+        row = connection.execute("SELECT to_regclass('sync_migrations') IS NOT NULL").fetchone()
+        applied = _applied(connection) if row == (True,) else {}
+    _refuse_mismatch(known, applied)
+    return [migration for migration in known if migration.version not in applied]
+
+
 def _applied(connection: Connection) -> dict[int, str]:
     # Asked first, so that a role without the right to create may still use a migrated database.
     row = connection.execute("SELECT to_regclass('sync_migrations') IS NOT NULL").fetchone()

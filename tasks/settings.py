@@ -101,6 +101,42 @@ class Settings(BaseSettings):
     sync_message_retention: Annotated[
         float, Field(gt=0, description="Seconds that finished messages stay in the queue's table.")
     ] = 3600
+    sync_web_host: Annotated[
+        str | None,
+        Field(
+            description="Where a coordinator serves its page, API and metrics; `0.0.0.0` if the "
+            "platform sets `PORT`. Beyond loopback it needs `SYNC_API_TOKEN`."
+        ),
+    ] = None
+    sync_web_port: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=65535,
+            description="Its port; if not given and taken, one of the 20 after it. 0: no page.",
+        ),
+    ] = None
+    port: Annotated[
+        int | None,
+        Field(gt=0, le=65535, description="The port that a platform wants the page on."),
+    ] = None
+    sync_api_token: Annotated[
+        SecretStr | None,
+        Field(
+            min_length=16,
+            description="Whoever changes something by the page or the API gives it as a bearer "
+            "token; 16 characters or more.",
+        ),
+    ] = None
+    sync_metrics_port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65535,
+            description="A worker serves its metrics there, or on one of the 20 ports after it. "
+            "0: nowhere.",
+        ),
+    ] = 0
     sync_log_level: Annotated[
         str,
         Field(

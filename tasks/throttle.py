@@ -111,6 +111,9 @@ class ThrottledStore:
     def check(self, *, create: bool = False) -> None:
         self._store.check(create=create)
 
+    def version(self) -> str:
+        return self._store.version()
+
     def collections(self) -> list[Collection]:
         return self._store.collections()
 

@@ -89,6 +89,10 @@ class Store(Protocol):
         """
         ...
 
+    def version(self) -> str:
+        """The server's version, as it gives it."""
+        ...
+
     def collections(self) -> list[Collection]:
         """All collections, ordered by name."""
         ...

@@ -120,6 +120,9 @@ class ChromaHttpStore:
                 if not self._is_there(path, operation):  # else another made it meanwhile
                     raise
 
+    def version(self) -> str:
+        return str(self._transport.get("/api/v2/version", operation="ask for the version"))
+
     def collections(self) -> list[Collection]:
         operation = "list collections"
         found: dict[UUID, Collection] = {}
