@@ -13,6 +13,12 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import orjson
+
+try:
+    import simdjson
+except ImportError:  # no wheel for this Python; orjson takes twice as long
+    simdjson = None  # type: ignore[assignment]
 
 from tasks.records import Embeddings, Metadata, RecordBatch
 from tasks.stores.base import Collection
@@ -45,15 +51,17 @@ def neighbours(answer: Any, count: int) -> list[list[str]]:
     return [_ids(row) for row in rows]
 
 
-def records(answer: Any, wanted: Sequence[str]) -> RecordBatch:
+def records(data: bytes, wanted: Sequence[str]) -> RecordBatch:
     """The records of a `get` with everything, put in the order of `wanted`.
 
     The server answers in the order of its rows. Ids of `wanted` that are not in the answer are
     left out, and one that is named twice is given once.
     """
+    answer, embeddings = _parsed(data)
     given = ids(answer)
     size = len(given)
-    embeddings = _embeddings(answer["embeddings"], size)
+    if len(embeddings) != size:
+        raise ValueError(f"{len(embeddings)} embeddings for {size} ids")
     documents = _column(answer.get("documents"), size, str)
     uris = _column(answer.get("uris"), size, str)
     metadatas = [
@@ -96,16 +104,59 @@ def _ids(values: Any) -> list[str]:
     return values
 
 
-def _embeddings(rows: Any, size: int) -> Embeddings:
-    if size == 0:
+def _parsed(data: bytes) -> tuple[dict[str, Any], Embeddings]:
+    if simdjson is not None:
+        try:
+            return _parsed_fast(data)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
+            pass  # a number that is null, or garbage: the other parser knows what to make of it
+    try:
+        answer = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        start = data[:80].decode(errors="replace")
+        raise ValueError(f"it is no JSON ({error}); it begins with {start!r}") from None
+    return answer, _embeddings(answer["embeddings"])
+
+
+def _parsed_fast(data: bytes) -> tuple[dict[str, Any], Embeddings]:
+    """The same, in half the time: numbers do not become Python objects.
+
+    Raises what `records` may raise, and more, on what is not plainly what the API promises.
+    """
+    # A parser cannot be used again while something of its document is alive.
+    document: Any = simdjson.Parser().parse(data)
+    rows = _array(document["embeddings"])
+    answer = {
+        name: _plain(document.get(name)) for name in ("ids", "documents", "metadatas", "uris")
+    }
+    if not len(rows):
+        return answer, NO_EMBEDDINGS
+    (dimension,) = {len(row) for row in rows}
+    numbers = np.frombuffer(rows.as_buffer(of_type="d"), dtype=np.float64)
+    with np.errstate(over="ignore"):
+        return answer, numbers.astype(np.float32).reshape(len(rows), dimension)
+
+
+def _array(value: Any) -> Any:
+    if not isinstance(value, simdjson.Array):
+        raise TypeError("embeddings are no list")
+    return value
+
+
+def _plain(column: Any) -> Any:
+    return column.as_list() if isinstance(column, simdjson.Array) else column
+
+
+def _embeddings(rows: Any) -> Embeddings:
+    if not isinstance(rows, list):
+        raise TypeError("embeddings are no list")
+    if not rows:
         return NO_EMBEDDINGS
-    if not isinstance(rows, list) or len(rows) != size:
-        raise ValueError(f"embeddings do not match {size} ids")
     try:
         # Packing row by row takes less than half the time of np.array on lists of lists.
         pack = struct.Struct(f"{len(rows[0])}f").pack
         packed = b"".join([pack(*row) for row in rows])
-        return np.frombuffer(packed, dtype=np.float32).reshape(size, -1)
+        return np.frombuffer(packed, dtype=np.float32).reshape(len(rows), -1)
     except (struct.error, OverflowError, TypeError):
         # A number that JSON cannot write is null in the answer and NaN here; no row may be null.
         with np.errstate(over="ignore"):

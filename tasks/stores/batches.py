@@ -1,7 +1,12 @@
-"""Writing records in requests that a server takes, and finding the records that it does not.
+"""Reading and writing records in requests of a size that suits both sides, and finding the records
+that a server does not take.
 
-A batch is cut by the server's count of records and by bytes. Bytes are first estimated from what
-is big in a record (vector, document), then the encoded body is measured, and halved if it is over.
+An answer is parsed while the server writes the next one, and is no larger than what a worker can
+hold a few of.
+
+A batch that is written is cut by the server's count of records and by bytes. Bytes are first
+estimated from what is big in a record (vector, document), then the encoded body is measured, and
+halved if it is over.
 
 When a server refuses a request for what it holds, the request is cut in parts until single records
 are refused; those are reported and everything else is written. Chroma checks a whole request before
@@ -13,8 +18,10 @@ is proof: the caller rules out vectors of a wrong dimension before anything is s
 
 from __future__ import annotations
 
+import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import orjson
@@ -24,9 +31,12 @@ from tasks.stores.base import RecordRefusal
 from tasks.stores.transport import ContentRefused
 
 MAX_REQUEST_BYTES = 32 * 1024 * 1024  # Chroma's own default limit is 40 MB
+READS_AT_ONCE = 2
 _PARTS = 8
 _FEW = 16  # so many that are refused together are tried one by one
 _JSON_FLOAT = 20  # bytes of a float32 that is written out as a decimal number of full length
+
+T = TypeVar("T")
 
 
 class WrongDimension(Exception):
@@ -39,6 +49,57 @@ def require_dimension(batch: RecordBatch, dimension: int | None) -> None:
         raise WrongDimension(
             f"the vector has {batch.embeddings.shape[1]} dimensions, the collection {dimension}"
         )
+
+
+def read(
+    ids: Sequence[str],
+    fetch: Callable[[Sequence[str]], T],
+    *,
+    max_records: int,
+    at_once: int = READS_AT_ONCE,
+) -> list[T]:
+    """What `fetch` gives for parts of `ids`, all of about the same size, in order.
+
+    Several threads call it. The first error ends the reading and is raised.
+    """
+    count = -(-len(ids) // max_records)
+    parts = [
+        ids[number * len(ids) // count : (number + 1) * len(ids) // count]
+        for number in range(count)
+    ]
+    results: dict[int, T] = {}
+    errors: list[Exception] = []
+    failed = threading.Event()
+
+    def work(first: int) -> None:
+        for number in range(first, count, at_once):
+            if failed.is_set():
+                return
+            try:
+                results[number] = fetch(parts[number])
+            except BaseException:
+                failed.set()
+                raise
+
+    def help_out(first: int) -> None:
+        try:
+            work(first)
+        except Exception as error:
+            errors.append(error)
+
+    # Not of a pool, whose threads would be waited for when the program is to end.
+    helpers = [
+        threading.Thread(target=help_out, args=[number], name="read", daemon=True)
+        for number in range(1, min(at_once, count))
+    ]
+    for helper in helpers:
+        helper.start()
+    work(0)
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(count)]
 
 
 def write(

@@ -40,7 +40,8 @@ from tasks.stores.transport import (
 )
 
 _READ_RECORDS = 10_000  # SQLite takes 32,766 variables in one query
-_READ_BYTES = 64 * 1024 * 1024  # of one answer, by estimate
+_READ_BYTES = 3 * 1024 * 1024  # of one answer, by what the last one took
+_FIRST_READ = 100  # records of a collection that nothing is known of
 _DELETE_RECORDS = 5_000
 _COLLECTIONS_PAGE = 500
 _NAMES_SHOWN = 5
@@ -77,6 +78,7 @@ class ChromaHttpStore:
         self._database = f"{self._tenant}/databases/{quote(address.database, safe='')}"
         self._limits: tuple[int, bool] | None = None
         self._limits_lock = Lock()
+        self._record_bytes: dict[UUID, float] = {}  # by collection, of an answer
 
     @property
     def label(self) -> str:
@@ -229,15 +231,26 @@ class ChromaHttpStore:
 
     def read(self, collection: Collection, ids: Sequence[str]) -> RecordBatch:
         operation = f"read {collection.name!r}"
-        per_record = 2048 + 12 * (collection.dimension or 1024)
-        step = max(100, min(_READ_RECORDS, _READ_BYTES // per_record))
-        parts = []
-        for start in range(0, len(ids), step):
-            wanted = list(ids[start : start + step])
-            answer = self._post(collection, "get", {"ids": wanted, "include": _INCLUDE}, operation)
+        path = f"{self._path(collection)}/get"
+
+        def fetch(part: Sequence[str]) -> RecordBatch:
+            body = orjson.dumps({"ids": part, "include": _INCLUDE})
+            with self._in_collection(collection):
+                answer = self._transport._bytes("POST", path, operation, body)
             with self._reading(operation):
-                parts.append(answers.records(answer, wanted))
-        return answers.joined(parts)
+                batch = answers.records(answer, part)
+            if len(batch):
+                self._record_bytes[collection.id] = len(answer) / len(batch)
+            return batch
+
+        wanted = list(dict.fromkeys(ids))
+        parts = []
+        if collection.id not in self._record_bytes:
+            parts += batches.read(wanted[:_FIRST_READ], fetch, max_records=_FIRST_READ)
+            del wanted[:_FIRST_READ]
+        known = self._record_bytes.get(collection.id, 0.0)
+        max_records = max(1, min(_READ_RECORDS, int(_READ_BYTES / max(known, 1.0))))
+        return answers.joined([*parts, *batches.read(wanted, fetch, max_records=max_records)])
 
     def add(self, collection: Collection, batch: RecordBatch) -> list[RecordRefusal]:
         return self._write(collection, batches.without_removals(batch), "add")

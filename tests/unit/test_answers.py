@@ -1,0 +1,176 @@
+"""Answers parsed fast are what the plain way makes of them, to the bit; and so are broken ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.records import Metadata, RecordBatch
+from tasks.stores import answers
+from tests.unit.record_batches import METADATAS, TEXT, record_batches
+
+FAST = vars(answers)["simdjson"] is not None
+FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+# What a server may write, and what it had better not: float32 in few digits, float64 in full (which
+# round twice), integers of any size, numbers beyond float32, signed zeros.
+NUMBERS = (
+    FLOAT32.map(lambda value: str(np.float32(value)))
+    | st.floats(allow_nan=False, allow_infinity=False).map(repr)
+    | st.integers().map(str)
+    | st.sampled_from(["0", "-0", "0.0", "-0.0", "1e-45", "-1e-46", "7e-46", "1e39", "0.1e-5"])
+    # Half way between two float32, and just beside it.
+    | FLOAT32.map(lambda value: repr(float(value) * (1 + 2.0**-24)))
+)
+
+
+@pytest.fixture(params=["simdjson", "orjson"], autouse=True, scope="module")
+def parser(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test is run with either parser; the fast one is not on every machine."""
+    if request.param == "simdjson" and not FAST:
+        pytest.skip("simdjson is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "orjson":
+            patch.setattr(answers, "simdjson", None)
+        yield request.param
+
+
+def answer(records: RecordBatch, **columns: Any) -> bytes:
+    """What a server answers that has these records."""
+    return orjson.dumps(
+        {
+            "ids": records.ids,
+            "embeddings": records.embeddings.tolist(),
+            "documents": records.documents,
+            "uris": records.uris,
+            "metadatas": records.metadatas,
+            "include": ["embeddings"],
+        }
+        | columns
+    )
+
+
+def embeddings_of(text: str, size: int) -> bytes:
+    ids = [f"id{row}" for row in range(size)]
+    rows = json.dumps({"ids": ids, "documents": None})
+    return f'{rows[:-1]}, "embeddings":{text}}}'.encode()
+
+
+@given(data=st.data(), size=st.integers(1, 5), dimension=st.integers(1, 5))
+def test_numbers_become_the_float32_next_to_their_float64(
+    data: st.DataObject, size: int, dimension: int
+) -> None:
+    row = st.lists(NUMBERS, min_size=dimension, max_size=dimension)
+    texts = data.draw(st.lists(row, min_size=size, max_size=size))
+    with np.errstate(over="ignore"):
+        expected = np.array([[float(text) for text in row] for row in texts]).astype(np.float32)
+    text = "[" + ",".join(f"[{','.join(row)}]" for row in texts) + "]"
+    found = answers.records(embeddings_of(text, size), [f"id{row}" for row in range(size)])
+    # An integer has no sign of zero.
+    signed = np.array([[text != "-0" for text in row] for row in texts])
+    assert found.embeddings.dtype == np.float32
+    assert np.where(signed, found.embeddings, abs(found.embeddings)).tobytes() == (
+        np.where(signed, expected, abs(expected)).tobytes()
+    )
+
+
+@given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40))
+def test_every_float32_comes_back_bit_by_bit(bits: list[int]) -> None:
+    numbers = np.array(bits, dtype=np.uint32).view(np.float32)
+    numbers = numbers[np.isfinite(numbers)]
+    for text in (
+        "[" + ",".join(map(str, numbers)) + "]",  # the fewest digits, as servers write it
+        json.dumps(numbers.tolist()),  # all that a float64 has
+    ):
+        if len(numbers):
+            found = answers.records(embeddings_of(f"[{text}]", 1), ["id0"])
+            assert found.embeddings.tobytes() == numbers.tobytes()
+
+
+@given(records=record_batches(), data=st.data())
+def test_records_are_put_in_the_order_that_was_asked_for(
+    records: RecordBatch, data: st.DataObject
+) -> None:
+    order = data.draw(st.permutations(range(len(records))))
+    expected = records.take(order)
+    wanted = [id_ for row in order for id_ in (records.ids[row], f"{row}, not there")]
+    found = answers.records(answer(records), wanted)
+    assert found.ids == expected.ids
+    assert found.embeddings.tobytes() == expected.embeddings.tobytes()
+    assert found.documents == expected.documents
+    assert found.uris == expected.uris
+    assert repr(found.metadatas) == repr(expected.metadatas)
+
+
+@given(metadata=METADATAS, document=st.none() | TEXT)
+def test_texts_and_metadata_are_what_json_says(
+    metadata: Metadata | None, document: str | None
+) -> None:
+    body = {"ids": ["a"], "embeddings": [[1.5]], "documents": [document], "metadatas": [metadata]}
+    found = answers.records(json.dumps(body).encode(), ["a"])  # with \u escapes, and spaces
+    assert repr(found.metadatas) == repr([metadata])
+    assert found.documents == [document]
+
+
+def test_absent_columns_and_empty_metadata_are_none() -> None:
+    body = b'{"ids":["a","b"],"embeddings":[[1],[2]],"metadatas":[{},{"k":null,"l":1}],"uris":null}'
+    found = answers.records(body, ["a", "b"])
+    assert found.metadatas == [None, {"l": 1}]
+    assert found.documents == found.uris == [None, None]
+
+
+def test_no_records_are_an_empty_batch() -> None:
+    found = answers.records(b'{"ids":[],"embeddings":[],"documents":[],"metadatas":[]}', ["a"])
+    assert len(found) == 0
+    assert found.embeddings.shape == (0, 0)
+
+
+def test_a_null_in_a_vector_reads_as_nan() -> None:
+    found = answers.records(embeddings_of("[[1, null, 3]]", 1), ["id0"])
+    assert str(found.embeddings.tolist()) == "[[1.0, nan, 3.0]]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "null",
+        "[]",
+        "7",
+        "{}",
+        '"AAAA"',
+        "[null, null]",
+        "[[1], null]",
+        "[[1]]",
+        "[[1], [2], [3]]",
+        "[[1], [2, 3]]",
+        "[[1, 2, 3], [4]]",
+        "[[], [1, 2]]",
+        '[["1"], ["x"]]',
+        "[[1], [2]",
+        "[[1], [2e]]",
+        "[[1], [1e999]]",
+    ],
+)
+def test_embeddings_of_another_shape_are_garbled(text: str) -> None:
+    assert answers.records(embeddings_of("[[1], [2]]", 2), ["id0", "id1"]).ids == ["id0", "id1"]
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        answers.records(embeddings_of(text, 2), ["id0", "id1"])
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"7", b'"x"', b"{}", b"<html>", b'{"ids":['])
+def test_what_is_no_answer_is_garbled(data: bytes) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        answers.records(data, ["a"])
+
+
+def test_the_fast_parser_is_used_where_it_is(parser: str) -> None:
+    numbers = b'{"ids":["a"],"embeddings":[[0.25,1]],"documents":null,"metadatas":null,"uris":null}'
+    if parser == "simdjson":
+        _, embeddings = answers._parsed_fast(numbers)
+        assert embeddings.tolist() == [[0.25, 1]]
