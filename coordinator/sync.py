@@ -21,6 +21,7 @@ from uuid import UUID
 from coordinator.combined import write_combined
 from coordinator.conclude import conclude_sync, conclude_verification
 from coordinator.enqueue import retry_failed
+from coordinator.history import purge_history
 from coordinator.index_check import IndexCheck, check_indexes
 from coordinator.lease import Lease, held_lease
 from coordinator.local_workers import LocalWorkers
@@ -500,4 +501,6 @@ class Coordinator:
                 error=error,
             )
         )
+        with contextlib.suppress(DatabaseUnavailable):  # the next run will do
+            purge_history(self._database, days=self._settings.sync_history_days)
         return report

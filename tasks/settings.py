@@ -137,6 +137,9 @@ class Settings(BaseSettings):
             "0: nowhere.",
         ),
     ] = 0
+    sync_history_days: Annotated[
+        float, Field(gt=0, description="Days that runs stay in the ledger after they have ended.")
+    ] = 30
     sync_log_level: Annotated[
         str,
         Field(

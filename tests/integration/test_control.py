@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator import control
+from coordinator.history import purge_history
 from coordinator.runs import Runs
 from tasks.broker import PostgresBroker
 from tasks.database import Database
@@ -86,3 +87,41 @@ def test_a_broker_without_room_claims_nothing(database: Database) -> None:
     assert next(consumer) is not None
     consumer.close()
     broker.close()
+
+
+def test_what_is_long_over_goes(database: Database) -> None:
+    runs = Runs(database.transaction)
+
+    def ended(verified: bool, days_ago: int) -> object:
+        run_id, _ = plan_run(database, ["a"], chunk_size=1)
+        part, _ = plan_run(database, ["a"], chunk_size=1, kind="verify", parent=run_id)
+        runs.finish(part, status="completed")
+        runs.finish(run_id, status="completed", verified=verified)
+        with database.connection() as connection:
+            connection.execute(
+                "UPDATE sync_runs SET created_at = now() - make_interval(days => %(days)s),"
+                " finished_at = now() - make_interval(days => %(days)s)"
+                " WHERE id = %(run)s OR parent_run_id = %(run)s",
+                {"run": run_id, "days": days_ago},
+            )
+        return run_id
+
+    oldest = [ended(True, 90), ended(False, 80)]
+    verified, newest, young = ended(True, 70), ended(False, 60), ended(False, 1)
+    add_worker(database, "gone")
+    with database.connection() as connection:
+        connection.execute(
+            "UPDATE sync_workers SET worker_status = 'stopped',"
+            " last_heartbeat = now() - interval '60 days'"
+        )
+    assert purge_history(database, days=30) == 3
+    with database.connection() as connection:
+        rows = connection.execute("SELECT id FROM sync_runs WHERE parent_run_id IS NULL").fetchall()
+        tasks = connection.execute("SELECT DISTINCT run_id FROM sync_tasks").fetchall()
+        workers = connection.execute("SELECT count(*) FROM sync_workers").fetchone()
+    left = {run_id for (run_id,) in rows}
+    assert left == {verified, young}
+    assert not {*oldest, newest} & left
+    assert len(tasks) == 4  # theirs, and of their parts
+    assert workers == (0,)
+    assert purge_history(database, days=0.5) == 0  # the newest, and the newest that was verified
