@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from coordinator import control
+from coordinator import control, pair_state
 from coordinator import status as status_of
 from coordinator.doctor import Verdict, examine, print_diagnosis
 from coordinator.options import (
@@ -35,6 +35,7 @@ from coordinator.options import (
     parse_renames,
     parse_share,
 )
+from coordinator.pair_state import PairAction
 from coordinator.progress import ProgressDisplay
 from coordinator.report import Report
 from coordinator.selftest import selftest as run_selftest
@@ -422,6 +423,31 @@ def resume(run: RunArgument) -> int:
 def cancel(run: RunArgument) -> int:
     """End a run; chunks under way are finished, and what was written stays."""
     return _control(run, control.cancel, "is cancelled")
+
+
+@app.command()
+def pairs(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of one pair.")] = None,
+    do: Annotated[
+        PairAction | None,
+        typer.Option("--do", help="What to do with the pair; syncs and verifications begin soon."),
+    ] = None,
+    json: JsonOption = False,
+) -> int:
+    """Show the pairs on a schedule: how fresh they are, and what comes next."""
+    if do is not None and name is None:
+        raise InvalidInput("Name the pair that --do is for.")
+    with open_database(open_settings()) as database:
+        if name is not None and do is not None:
+            do.carry_out(database, name)
+        found = [one for one in pair_state.statuses(database) if name in (None, one.name)]
+    if name is not None and not found:
+        raise InvalidInput(f"There is no pair {name!r}; `chroma-sync pairs` lists them.")
+    if json:
+        _print_json([asdict(one) for one in found])
+    else:
+        status_of.print_pairs(_stdout(), found)
+    return 0
 
 
 @app.command()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
 from coordinator.pairs import ScheduledPair
@@ -44,6 +45,22 @@ class PairStatus:
     run_begun: datetime | None
     fresh_as_of: datetime | None  # the target held then all that the source held
     moved_at: datetime | None  # the newest run's last sign of life
+
+
+class PairAction(StrEnum):
+    """What somebody may want of a pair."""
+
+    SYNC = "sync"
+    VERIFY = "verify"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+    def carry_out(self, database: Database, name: str) -> None:
+        """Do it, or have the leader do it. Raises `InvalidInput` if there is no such pair."""
+        if self in (PairAction.SYNC, PairAction.VERIFY):
+            request(database, name, self.value)
+        else:
+            set_paused(database, name, paused=self is PairAction.PAUSE)
 
 
 def register(database: Database, pairs: Sequence[ScheduledPair]) -> None:
@@ -108,4 +125,4 @@ def statuses(database: Database) -> list[PairStatus]:
 def _change(database: Database, query: str, name: str, values: dict[str, object]) -> None:
     with database.connection() as connection:
         if connection.execute(QUERIES[query], values | {"name": name}).fetchone() is None:
-            raise InvalidInput(f"There is no pair {name!r}; `chroma-sync status` lists them.")
+            raise InvalidInput(f"There is no pair {name!r}; `chroma-sync pairs` lists them.")

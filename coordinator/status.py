@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from coordinator.pair_state import PairStatus
 from coordinator.verify import prove_ledger
 from tasks.database import Database, load_queries
 from tasks.errors import RunNotFound
@@ -126,6 +128,34 @@ def print_runs(console: Console, runs: list[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def print_pairs(console: Console, pairs: Sequence[PairStatus]) -> None:
+    if not pairs:
+        console.print("No pairs yet; `chroma-sync coordinator` makes those of its settings known.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("pair", "schedule", "alike as of", "last run", "next run", "source", "target"):
+        table.add_column(column, overflow="fold")
+    for pair in pairs:
+        next_run = _moment(pair.next_run_at)
+        if pair.paused:
+            next_run = "[yellow]paused[/]"
+        elif pair.requested:
+            next_run = f"{pair.requested} now"
+        table.add_row(
+            escape(pair.name),
+            pair.schedule,
+            _moment(pair.fresh_as_of),
+            _coloured_status(pair.run_status) if pair.run_status else "-",
+            next_run,
+            escape(pair.source_url),
+            escape(pair.target_url),
+        )
+    console.print(table)
+    for pair in pairs:
+        if pair.error:
+            console.print(f"{pair.name}: {pair.error}", style="red", markup=False)
+
+
 def print_run(console: Console, run: dict[str, Any]) -> None:
     chunks = run["chunks"]
     lines = {
@@ -162,8 +192,17 @@ def print_run(console: Console, run: dict[str, Any]) -> None:
         )
 
 
+def _moment(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
 def _coloured_status(status: str) -> str:
-    colours = {"completed": "green", "failed": "red", "interrupted": "yellow"}
+    colours = {
+        "completed": "green",
+        "failed": "red",
+        "interrupted": "yellow",
+        "cancelled": "yellow",
+    }
     return f"[{colours.get(status, 'cyan')}]{status}[/]"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,15 @@ def test_pairs_are_kept_alike_while_their_source_changes(
         eventually(lambda: is_alike(source, target, "docs"), within=60)
         done = "SELECT 1 FROM sync_runs WHERE pair = 'backup' AND verified"
         eventually(lambda: ask(done), within=60)
+        listed = json.loads(program("pairs", "--json").out)
+        assert [one["name"] for one in listed] == ["backup", "docs"]
+        assert all(one["fresh_as_of"] for one in listed)
+        assert "paused" in program("pairs", "backup", "--do", "pause").out
+        assert program("pairs", "backup", "--do", "resume").code == 0
+        assert program("pairs", "backup", "--do", "verify").code == 0
+        proven = "SELECT 1 FROM sync_runs WHERE pair = 'backup' AND kind = 'verify' AND verified"
+        eventually(lambda: ask(proven + " AND parent_run_id IS NULL"), within=60)
+        assert "There is no pair 'none'" in program("pairs", "none", "--do", "sync").error_line
         coordinator.send_signal(signal.SIGTERM)
         out, err = coordinator.communicate(timeout=30)
     assert coordinator.returncode == 0, err
