@@ -68,6 +68,7 @@ class Scheduler:
                 ) as lease:
                     self._say("This coordinator leads.")
                     self._lead(lease.lost)
+                    lease.check()
             except Stopped:
                 return
             except LeaseLost as error:

@@ -25,12 +25,16 @@ def start_coordinator(scene: Scene) -> Process:
         name="coordinator",
         SYNC_SOURCE_URL=scene.source_url,
         SYNC_TARGET_URL=scene.target_url,
+        ENABLE_SYNC_WORKER="false",
     )
 
 
 def leadership(scene: Scene) -> tuple[int, int]:
     """The process that leads, and its term; (0, 0) if nobody does."""
-    rows = scene.ask("SELECT holder, term FROM sync_leases WHERE expires_at > clock_timestamp()")
+    rows = scene.ask(
+        "SELECT holder, term FROM sync_leases"
+        " WHERE name = 'schedule' AND expires_at > clock_timestamp()"
+    )
     if not rows:
         return 0, 0
     ((holder, term),) = rows
