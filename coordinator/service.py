@@ -10,6 +10,7 @@ from rich.console import Console
 
 from coordinator.pairs import ScheduledPair, configured_pairs
 from coordinator.schedule import Scheduler
+from coordinator.web.address import metrics_address, web_address
 from tasks.database import Database
 from tasks.settings import Settings
 from tasks.worker import Worker
@@ -32,7 +33,11 @@ def role_of(settings: Settings) -> Role:
 
 def check_role(settings: Settings, role: Role) -> list[ScheduledPair]:
     """The pairs to coordinate. Raises `InvalidInput` before anything is started."""
-    return configured_pairs(settings) if role.coordinates else []
+    if not role.coordinates:
+        metrics_address(settings)
+        return []
+    web_address(settings)
+    return configured_pairs(settings)
 
 
 def serve(
@@ -45,10 +50,23 @@ def serve(
     queue_name: str,
 ) -> None:
     """Be that until `stop` is set; then leave everything in order, within seconds."""
+    # Here, because all of it takes its time to be imported, and no other command needs it.
+    from coordinator.web.process_metrics import MessageMetrics, process_registry
+    from coordinator.web.serve import coordinator_served, worker_served
+
     pairs = check_role(settings, role)
+    registry = process_registry()
     with contextlib.ExitStack() as stack:
+        if role.coordinates:
+            url = stack.enter_context(coordinator_served(settings, database, pairs, registry))
+            if url is not None:
+                console.print(f"Page, API and metrics: {url}/")
+        else:
+            stack.enter_context(worker_served(settings, registry))
         if role.works:
-            worker = Worker(settings, database, queue_name=queue_name)
+            worker = Worker(
+                settings, database, queue_name=queue_name, watchers=[MessageMetrics(registry)]
+            )
             worker.start()
             stack.callback(worker.stop)
         if role.coordinates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 
 import dramatiq
 import structlog
@@ -34,8 +35,14 @@ class Worker:
     """
 
     def __init__(
-        self, settings: Settings, database: Database, *, queue_name: str = DEFAULT_QUEUE
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        queue_name: str = DEFAULT_QUEUE,
+        watchers: Sequence[Middleware] = (),
     ) -> None:
+        """`watchers`: middleware that looks on, such as metrics."""
         self.worker_id = new_worker_id()
         self._database = database
         self._settings = settings
@@ -45,7 +52,7 @@ class Worker:
         work = ChunkWork(
             Ledger(database), self._stores, worker_id=self.worker_id, stopping=self._stopping
         )
-        middleware: list[Middleware] = [retries(settings.sync_retry_backoff)]
+        middleware: list[Middleware] = [retries(settings.sync_retry_backoff), *watchers]
         self._broker = PostgresBroker(
             database,
             worker_id=self.worker_id,
