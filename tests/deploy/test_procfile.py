@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import random
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 import psycopg
@@ -22,7 +25,8 @@ from tests.deploy.conftest import ROOT
 from tests.e2e.conftest import Program, Side, embedding_of, everything, fill, open_side
 from tests.eventually import eventually
 
-COORDINATORS, WORKERS = 2, 3
+SCALE = "coordinator=2,worker=3"
+COORDINATORS, WORKERS = 3, 3  # one of the coordinators is `web`
 PATIENCE = 120.0  # seconds; honcho alone takes several to start so many processes
 Ask = Callable[..., list[tuple[Any, ...]]]
 
@@ -89,6 +93,16 @@ def leader(ask: Ask, *, after: int = 0) -> list[int]:
     return [rows[0][0], int(rows[0][1].split("-")[-2])] if rows else []
 
 
+def pages(everybody: Process) -> set[str]:
+    """Where the coordinators serve their page: each on the port that it was given."""
+
+    def told() -> set[str]:
+        found = set(re.findall(r"http://127\.0\.0\.1:\d+/", everybody.output()))
+        return found if len(found) == COORDINATORS else set()
+
+    return eventually(told, within=PATIENCE)
+
+
 def verified_runs(ask: Ask) -> int:
     return int(ask("SELECT count(*) FROM sync_runs WHERE pair IS NOT NULL AND verified")[0][0])
 
@@ -107,10 +121,9 @@ def test_it_outlives_a_worker_and_the_leader(
         "SYNC_TARGET_URL": target.url,
         "SYNC_INTERVAL": "1",
         "SYNC_CHUNK_SIZE": "100",
-        "PORT": "24100",
+        "PORT": str(random.randrange(20_000, 30_000, 500)),
     }
-    scale = f"web=0,coordinator={COORDINATORS},worker={WORKERS}"
-    with honcho("-c", scale, environ=environ, directory=tmp_path) as everybody:
+    with honcho("-c", SCALE, environ=environ, directory=tmp_path) as everybody:
         with changing(source, "docs"):
 
             def all_work() -> dict[int, str]:
@@ -119,6 +132,9 @@ def test_it_outlives_a_worker_and_the_leader(
                 return found if len(found) == COORDINATORS + WORKERS else {}
 
             before = eventually(all_work, within=PATIENCE)
+            for url in pages(everybody):
+                with urlopen(f"{url}healthz", timeout=30) as answer:
+                    assert answer.status == 200
             eventually(lambda: verified_runs(ask), within=PATIENCE)
 
             victim = next(pid for pid in before if is_worker(pid))
