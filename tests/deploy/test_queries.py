@@ -273,7 +273,7 @@ def test_every_query_has_an_answer(
         within=PATIENCE,
     )
 
-    # The check of the image: a container of either role is healthy, and one in which nothing is, is not.
+    # The check of the image finds either role healthy, and a container without a process not.
     nowhere = free_port()
     assert is_healthy(page=pages[0], metrics=nowhere)
     assert is_healthy(page=nowhere, metrics=metrics[0])
