@@ -60,8 +60,8 @@ def settle(
 ) -> None:
     """Leave out of the manifest what these runs have found alike, and is still on both sides.
 
-    Of what the runs in `written` are not sure (they wrote it, failed on it, or tried it more than
-    once), nothing is left out, whatever the runs in `known` say.
+    Of what the runs in `written` have not found alike (they wrote it, or failed on it), nothing is
+    left out, whatever the runs in `known` say.
     """
     connection.execute(
         QUERIES["settle"],

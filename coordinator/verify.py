@@ -86,7 +86,7 @@ def collection_results(database: Database, run_ids: Sequence[UUID]) -> list[Coll
 def collection_digests(database: Database, run_id: UUID) -> dict[str, tuple[str, str]]:
     """The digests of both sides of each collection, as one verification of all records read it."""
     sums: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for name, source, target, _, _ in _digests(database, run_id):
+    for name, source, target, _ in _digests(database, run_id):
         one, other = sums[name]
         sums[name] = (digest.add(one, source), digest.add(other, target))
     return _as_hex(sums)
@@ -101,14 +101,10 @@ def synced_digests(
     verification, which looked at all the rest, did.
     """
     sums: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    for name, source, _, alike, attempts in _digests(database, sync):
+    for name, source, _, alike in _digests(database, sync):
         one, other = sums[name]
-        # What took more than one attempt was looked at again as a whole.
-        sums[name] = (
-            digest.add(one, source),
-            digest.add(other, alike) if attempts == 1 else other,
-        )
-    for name, _, _, alike, _ in _digests(database, verification):
+        sums[name] = (digest.add(one, source), digest.add(other, alike))
+    for name, _, _, alike in _digests(database, verification):
         one, other = sums[name]
         sums[name] = (one, digest.add(other, alike))
     return _as_hex(sums)
@@ -149,12 +145,12 @@ def _as_hex(sums: Mapping[str, tuple[int, int]]) -> dict[str, tuple[str, str]]:
     return defaultdict(lambda: (nothing, nothing), found)
 
 
-def _digests(database: Database, run_id: UUID) -> Iterator[tuple[str, int, int, int, int]]:
+def _digests(database: Database, run_id: UUID) -> Iterator[tuple[str, int, int, int]]:
     with (
         database.transaction() as connection,
         connection.cursor(name="digests") as cursor,
     ):
         cursor.execute(QUERIES["collection_digests"], {"run_id": run_id})
-        for name, source, target, alike, attempts in cursor:
+        for name, source, target, alike in cursor:
             parse = digest.from_hex
-            yield name, parse(source), parse(target), parse(alike), attempts
+            yield name, parse(source), parse(target), parse(alike)

@@ -167,8 +167,9 @@ class ChunkWork:
         except Retryable as error:
             if not self._wait_for_return(source, target, error):
                 raise
-        # Some of it may be written already.
-        return self._work(replace(attempt, target_is_empty=False), source, target)
+        # Some of it may be written already, or even still be under way.
+        again = replace(attempt, is_first=False, target_is_empty=False)
+        return self._work(again, source, target)
 
     def _wait_for_return(self, source: Store, target: Store, error: Retryable) -> bool:
         """Whether a store was away, and both are there again.
@@ -215,6 +216,7 @@ class ChunkWork:
             attempt.target,
             attempt.ids,
             may_delete=attempt.may_delete,
+            is_first=attempt.is_first,
             target_is_empty=attempt.target_is_empty,
             salvage=attempt.is_last,
             checkpoint=self._checkpoint,

@@ -3,8 +3,9 @@
 A chunk is a list of ids of either side, so one rule covers all: what the source has, the target
 gets; what only the target has goes; what is alike is not touched. Doing it twice does no harm.
 
-What a chunk leaves *unproven* is what it has not seen alike on both sides: the records that it
-wrote, or found to differ. A verification looks at those, and needs to look at no others.
+What a chunk leaves *unproven* is what it has not seen alike on both sides after the last write: the
+records that it wrote, or found to differ. A verification looks at those, and needs to look at no
+others.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def sync_chunk(
     ids: Sequence[str],
     *,
     may_delete: bool,
+    is_first: bool = True,
     target_is_empty: bool = False,
     salvage: bool = False,
     checkpoint: Callable[[], None] = lambda: None,
@@ -80,6 +82,8 @@ def sync_chunk(
 
     `may_delete`: what the source does not have is deleted. Only where the plan counted on it: a
     record that went from the source since then is left, unproven, for the next plan to count.
+    `is_first`: no attempt before this one can have written anything. A late write of one that did
+    may come after everything that is read here, so then nothing counts as proven.
     `target_is_empty`: the target has none of them, so that there is nothing to read and compare
     (and a server answers 500 to a read of a collection that is just getting its first records).
     `salvage`: read what can be read, where a server fails on some of the records.
@@ -123,8 +127,8 @@ def sync_chunk(
         written_bytes=writes.content_bytes(),
         source_digest=prints.source,
         target_digest=prints.target,
-        alike_digest=prints.alike,
-        unproven=prints.unproven(ids, extra=difference.extra),
+        alike_digest=prints.alike if is_first else to_hex(0),
+        unproven=prints.unproven(ids, extra=difference.extra, doubtful=not is_first),
         refused=unreadable + refused,
         seconds=time.monotonic() - began,
     )
@@ -227,13 +231,21 @@ class _Prints:
         self.alike = to_hex(total(one for row, one in enumerate(target) if row not in unlike))
 
     def unproven(
-        self, ids: Sequence[str], *, extra: Sequence[int], unreadable: Iterable[str] = ()
+        self,
+        ids: Sequence[str],
+        *,
+        extra: Sequence[int],
+        unreadable: Iterable[str] = (),
+        doubtful: bool = False,
     ) -> list[Unproven]:
-        """What is not alike, as positions in `ids`; `extra`: rows that only the target has."""
-        rows = [
-            *self._difference.missing,
-            *(change.source_row for change in self._difference.differing),
-        ]
+        """What is not alike, as positions in `ids`; `extra`: rows that only the target has.
+
+        `doubtful`: what is alike counts as well.
+        """
+        differing = [change.source_row for change in self._difference.differing]
+        rows = [*self._difference.missing, *differing]
+        if doubtful:
+            rows = list(range(len(self._wanted)))
         unknown = set(unreadable)
         if not (rows or extra or unknown):
             return []

@@ -43,6 +43,7 @@ class Attempt:
     target: Collection | None  # None: verified against a target that has no such collection
     ids: list[str]
     retry_count: int
+    is_first: bool  # no attempt before it can have written anything
     target_is_empty: bool  # it was when the run was planned, and no attempt has written this chunk
     may_delete: bool  # the plan counted on it: these ids were only on the target
 
@@ -99,7 +100,7 @@ class Ledger:
         if row is None:
             return None
         run_id, kind, one_way, source_endpoint, target_endpoint, source, target, ids, *rest = row
-        retry_count, target_is_empty, may_delete = rest
+        retry_count, attempts, target_is_empty, may_delete = rest
         return Attempt(
             task_id=task_id,
             token=token,
@@ -112,6 +113,7 @@ class Ledger:
             target=Collection.from_json(target) if target else None,
             ids=[str(id_, "utf-8") for id_ in ids],
             retry_count=retry_count,
+            is_first=attempts == 1,
             target_is_empty=target_is_empty,
             may_delete=may_delete,
         )

@@ -21,10 +21,10 @@ WITH waiting AS (
            attempts = attempts + (attempt_token IS DISTINCT FROM %(token)s)::integer
       FROM waiting
      WHERE t.id = waiting.id
-    RETURNING t.id, run_id, collection_id, chunk_start_offset, retry_count, untouched
+    RETURNING t.id, run_id, collection_id, chunk_start_offset, retry_count, untouched, attempts
 )
 SELECT c.run_id, r.kind, r.one_way, r.source_endpoint, r.target_endpoint, l.source_definition,
-       l.target_definition, m.ids, c.retry_count, c.untouched AND l.target_count = 0,
+       l.target_definition, m.ids, c.retry_count, c.attempts, c.untouched AND l.target_count = 0,
        c.chunk_start_offset >= l.first_extra AND NOT r.one_way
   FROM claimed c
   JOIN sync_runs r ON r.id = c.run_id

@@ -20,16 +20,14 @@ ANALYZE sync_source_ids, sync_target_ids
 ANALYZE sync_settled_ids
 
 -- name: settle
--- What was found alike, by tasks that can be sure: a sync's only if one attempt did all of it, since
--- an attempt that was lost may still write. Not what a later run has written since.
+-- What was found alike, but for what a later run has written since.
 WITH looked_at AS (
     SELECT t.run_id, i.id,
-           t.task_status = 'completed' AND (r.kind = 'verify' OR t.attempts = 1)
+           t.task_status = 'completed'
            AND (u.task_id IS NULL
                 OR (cardinality(u.positions) < cardinality(m.ids)
                     AND i.n - 1 <> ALL (u.positions))) AS alike
       FROM sync_tasks t
-      JOIN sync_runs r ON r.id = t.run_id
       JOIN sync_manifests m USING (run_id, collection_id, chunk_start_offset)
       LEFT JOIN sync_unproven u ON u.task_id = t.id
      CROSS JOIN LATERAL unnest(m.ids) WITH ORDINALITY AS i(id, n)

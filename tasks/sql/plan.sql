@@ -185,7 +185,7 @@ SELECT c.collection_name,
  ORDER BY c.collection_name
 
 -- name: collection_digests
-SELECT t.collection_name, r.source_digest, r.target_digest, r.alike_digest, t.attempts
+SELECT t.collection_name, r.source_digest, r.target_digest, r.alike_digest
   FROM sync_results r
   JOIN sync_tasks t ON t.id = r.task_id
  WHERE r.run_id = %(run_id)s

@@ -15,10 +15,12 @@ COPY dramatiq.queue (message_id, queue_name, state, message) FROM STDIN
 
 -- name: requeue_delivery
 -- A retry: the worker that holds the message puts it back, to be delivered later. It must still
--- hold it: after its lease ran out the message may be with somebody else.
+-- hold it: after its lease ran out the message may be with somebody else. What is given up by no
+-- fault of its own, without a delay, keeps its place and is not last again.
 UPDATE dramatiq.queue
    SET state = 'queued', message = %(message)s, worker_id = NULL, mtime = now(),
-       due_at = now() + make_interval(secs => %(delay)s)
+       due_at = CASE WHEN %(delay)s = 0 THEN due_at
+                     ELSE now() + make_interval(secs => %(delay)s) END
  WHERE message_id = %(message_id)s AND state = 'consumed' AND deliveries = %(delivery)s
 
 -- name: hand_back

@@ -121,6 +121,17 @@ def test_every_message_is_worked_on_once_by_competing_workers(
     assert states(database) == {"done": 500}
 
 
+def test_work_that_is_given_up_keeps_its_place(database: Database, make_broker: MakeBroker) -> None:
+    broker = make_broker("w")
+    with database.transaction() as connection:
+        broker.enqueue_many([message("noop", number) for number in range(3)], connection)
+    consumer, first = claim(database, broker)
+    broker.enqueue(first, delay=0)  # as Dramatiq does with a retry
+    consumer.ack(first)
+    assert claim(database, make_broker("other"))[1].message_id == first.message_id
+    broker.close()
+
+
 def test_older_messages_come_first(database: Database, make_broker: MakeBroker) -> None:
     broker = make_broker("w")
     for number in range(5):

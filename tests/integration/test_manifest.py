@@ -58,12 +58,11 @@ class Chunk:
 
     ids: list[str]
     status: str
-    attempts: int
     unproven: frozenset[int]
 
-    def alike(self, *, kind: str) -> set[str]:
+    def alike(self) -> set[str]:
         """The ids that the run is sure of."""
-        if self.status != "completed" or (kind == "sync" and self.attempts > 1):
+        if self.status != "completed":
             return set()
         return {id_ for place, id_ in enumerate(self.ids) if place not in self.unproven}
 
@@ -73,7 +72,6 @@ CHUNKS = st.builds(
     Chunk,
     ids=st.lists(st.sampled_from(SOME_IDS), min_size=1, max_size=6, unique=True),
     status=st.sampled_from(["completed", "completed", "failed"]),
-    attempts=st.integers(1, 2),
     unproven=st.frozensets(st.integers(0, 5), max_size=6),
 )
 
@@ -95,10 +93,10 @@ def lay(connection: Connection, kind: str, chunks: list[Chunk]) -> UUID:
         )
         task = connection.execute(
             "INSERT INTO sync_tasks (run_id, collection_id, collection_name, chunk_start_offset,"
-            " chunk_end_offset, message_id, task_status, attempts, worker_id, started_at,"
-            " completed_at) VALUES (%s, %s, 'c', %s, %s, gen_random_uuid(), %s, %s, 'w', now(),"
+            " chunk_end_offset, message_id, task_status, worker_id, started_at,"
+            " completed_at) VALUES (%s, %s, 'c', %s, %s, gen_random_uuid(), %s, 'w', now(),"
             " CASE WHEN %s = 'completed' THEN now() END) RETURNING id",
-            [run_id, UUID(int=1), start, end, chunk.status, chunk.attempts, chunk.status],
+            [run_id, UUID(int=1), start, end, chunk.status, chunk.status],
         ).fetchone()
         assert task is not None
         places = sorted(place for place in chunk.unproven if place < len(chunk.ids))
@@ -159,9 +157,8 @@ def test_a_verification_leaves_out_only_what_is_known_to_be_alike(database: Data
                 "SELECT unnest(ids) FROM sync_manifests WHERE run_id = %s", [run_id]
             ).fetchall()
         # A model of it: alike by some run, and not touched without proof by the last that wrote.
-        alike = {id_ for kind, chunks in runs for one in chunks for id_ in one.alike(kind=kind)}
-        kind, last = runs[-1]
-        touched = {id_ for one in last for id_ in {*one.ids} - one.alike(kind=kind)}
+        alike = {id_ for _, chunks in runs for one in chunks for id_ in one.alike()}
+        touched = {id_ for one in runs[-1][1] for id_ in {*one.ids} - one.alike()}
         settled = (alike - touched) & {*source} & {*target}
         expected = {*source} - settled
         if not one_way:
