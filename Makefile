@@ -52,7 +52,7 @@ lint: install
 
 # Pins everything that pyproject.toml asks for, for all platforms and Python versions at once.
 lock: install
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --all-extras \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
 		--no-annotate --no-header --upgrade -o requirements.lock pyproject.toml
 	printf 'chromadb==0.6.3\nnumpy<2\n' | $(BIN)/uv pip compile --quiet --universal \
 		--python-version 3.11 --no-annotate --no-header --upgrade -o tests/chroma-0.6.3.txt -
