@@ -280,9 +280,11 @@ def _part(row: Row) -> Part:
 
 
 def _work(connection: Connection, run: Run) -> Work:
-    """With the part that is under way; of a run that has ended, the one with the most chunks."""
-    begun = [part for part in run.parts if part.ended is None and part.chunks.planned]
-    part = begun[-1] if begun else max(run.parts, key=lambda one: one.chunks.planned)
+    """With the part that was planned last; of a run that has ended, the one with the most chunks."""
+    planned = [part for part in run.parts if part.chunks.planned]
+    part = max(planned or run.parts, key=lambda one: one.chunks.planned)
+    if planned and run.ended is None:
+        part = planned[-1]
     rows = connection.execute(
         QUERIES["shares"], {"run_ids": [one.run_id for one in run.parts]}
     ).fetchall()

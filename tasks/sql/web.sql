@@ -44,7 +44,7 @@ SELECT coalesce(r.parent_run_id, r.id), r.id, r.kind, r.status, r.verified, r.cr
        r.finished_at,
        coalesce(t.planned, 0), coalesce(t.pending, 0), coalesce(t.processing, 0),
        coalesce(t.completed, 0), coalesce(t.failed, 0),
-       coalesce(t.records, 0), coalesce(t.done, 0), coalesce(t.rate, 0)::float8
+       coalesce(t.records, 0)::bigint, coalesce(t.done, 0)::bigint, coalesce(t.rate, 0)::float8
   FROM sync_runs r
   LEFT JOIN LATERAL (
     SELECT count(*) AS planned,
