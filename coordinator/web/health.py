@@ -28,6 +28,7 @@ class Check(BaseModel):
     """One thing that was looked at."""
 
     name: str
+    subject: str | None = None  # which of them, where there are several
     ok: bool
     detail: str | None = None  # what is wrong
 
@@ -64,7 +65,7 @@ class Health:
     def _look(self) -> list[Check]:
         with ThreadPoolExecutor(thread_name_prefix="ready") as pool:
             stores = [
-                pool.submit(_check, f"store {store}", partial(_reach, store))
+                pool.submit(_check, "store", partial(_reach, store), subject=str(store))
                 for store in self._stores
             ]
             checks = [_check("postgres", self._reach_postgres)]
@@ -90,12 +91,12 @@ class Health:
         return None if row else "No coordinator leads: none runs, or one was just lost."
 
 
-def _check(name: str, look: Callable[[], str | None]) -> Check:
+def _check(name: str, look: Callable[[], str | None], *, subject: str | None = None) -> Check:
     try:
         detail = look()
     except ChromaSyncError as error:
         detail = str(error)
-    return Check(name=name, ok=detail is None, detail=detail)
+    return Check(name=name, subject=subject, ok=detail is None, detail=detail)
 
 
 def _reach(address: Address) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,6 @@ from typing import Any, TypeAlias
 import psycopg
 import structlog
 from prometheus_client import CollectorRegistry
-from prometheus_client import Counter as PrometheusCounter
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -72,11 +72,8 @@ class DatabaseCollector(Collector):
 
     def __init__(self, database: Database, registry: CollectorRegistry) -> None:
         self._database = database
-        self._errors = PrometheusCounter(
-            "chroma_sync_scrape_errors_total",
-            "Times that Postgres could not be asked for metrics.",
-            registry=registry,
-        )
+        self._lock = threading.Lock()
+        self._errors = 0
         self._shared = Shared(self._look, patience=PATIENCE)
         registry.register(self)
 
@@ -86,10 +83,14 @@ class DatabaseCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         try:
-            return self._shared.get()
+            yield from self._shared.get()
         except DatabaseUnavailable as error:
             self._failed(error)
-            return []
+        errors = CounterMetricFamily(
+            "chroma_sync_scrape_errors", "Times that Postgres could not be asked for metrics."
+        )
+        errors.add_metric([], self._errors)
+        yield errors
 
     def _look(self) -> list[Metric]:
         until = time.monotonic() + BUDGET
@@ -115,7 +116,8 @@ class DatabaseCollector(Collector):
         return found
 
     def _failed(self, error: Exception) -> None:
-        self._errors.inc()
+        with self._lock:
+            self._errors += 1
         logger.warning("metrics are incomplete", reason=str(error).partition("\n")[0])
 
     def _ask(self, query: str, until: float, **values: object) -> list[Row]:

@@ -280,7 +280,7 @@ def _part(row: Row) -> Part:
 
 
 def _work(connection: Connection, run: Run) -> Work:
-    """With the part that was planned last; of a run that has ended, the one with the most chunks."""
+    """With the part that was planned last; once it has ended, the one with the most chunks."""
     planned = [part for part in run.parts if part.chunks.planned]
     part = max(planned or run.parts, key=lambda one: one.chunks.planned)
     if planned and run.ended is None:

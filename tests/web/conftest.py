@@ -1,0 +1,70 @@
+"""A web server over a real database, and programs that ask it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from coordinator import pair_state
+from coordinator.options import Options
+from coordinator.pairs import Schedule, ScheduledPair
+from coordinator.web.process_metrics import process_registry
+from coordinator.web.serve import coordinator_served
+from tasks.database import Database
+from tasks.settings import Settings
+from tests.e2e.conftest import program, servers, sides  # noqa: F401  (fixtures)
+
+TOKEN = "a token that nobody has"
+SOURCE, TARGET = "http://127.0.0.1:9", "http://127.0.0.1:9/target"  # as in ledger_rows
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def pair(name: str = "docs", *, source: str = SOURCE, target: str = TARGET) -> ScheduledPair:
+    return ScheduledPair(
+        name=name,
+        source=source,
+        target=target,
+        schedule=Schedule(every=300),
+        options=Options(),
+    )
+
+
+Serve = Callable[..., httpx.Client]
+
+
+@pytest.fixture
+def serve(database: Database) -> Iterator[Serve]:
+    """Serves a coordinator's page with some settings; gives a client for it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*pairs: ScheduledPair, **settings: Any) -> httpx.Client:
+            given = {"sync_web_port": free_port(), "sync_api_token": TOKEN} | settings
+            url = stack.enter_context(
+                coordinator_served(Settings(**given), database, pairs, process_registry())
+            )
+            assert url is not None
+            url = url.replace("0.0.0.0", "127.0.0.1")
+            return stack.enter_context(httpx.Client(base_url=url, timeout=30))
+
+        yield start
+
+
+@pytest.fixture
+def web(serve: Serve, database: Database) -> httpx.Client:
+    """A client of a server with one pair."""
+    pair_state.register(database, [pair()])
+    return serve(pair())
+
+
+def change(web: httpx.Client, path: str, *, token: str = TOKEN, **body: object) -> httpx.Response:
+    """Ask for a change, as the page does."""
+    return web.post(path, json=body, headers={"authorization": f"Bearer {token}"})
