@@ -99,12 +99,8 @@ def _add_pairs(router: APIRouter, database: Database, views: Views) -> None:
         raise HTTPException(HTTPStatus.NOT_FOUND, f"There is no pair {name!r}.")
 
     def ask(name: str, wanted: str) -> Accepted:
-        if get_pair(name).paused:
-            raise HTTPException(
-                HTTPStatus.CONFLICT, f"Pair {name} is paused; resume it, and ask again."
-            )
-        pair_state.request(database, name, wanted)
-        return Accepted(accepted=f"A {wanted} of {name} begins as soon as its leader is free.")
+        get_pair(name)
+        return _ask_leader(database, name, wanted)
 
     @router.post("/pairs/{name}/sync", status_code=HTTPStatus.ACCEPTED, responses=_CHANGES)
     def sync_now(name: str) -> Accepted:
@@ -194,8 +190,18 @@ def _add_runs(router: APIRouter, database: Database, views: Views) -> None:
         pair, status, verified, verified_since = row
         if reason := _no_retry(run, pair, status, verified, verified_since):
             raise HTTPException(HTTPStatus.CONFLICT, reason)
-        pair_state.request(database, pair, "sync")
-        return Accepted(accepted=f"A sync of {pair} begins as soon as its leader is free.")
+        assert pair is not None
+        return _ask_leader(database, pair, "sync")
+
+
+def _ask_leader(database: Database, name: str, wanted: str) -> Accepted:
+    """Want something of whoever leads, now or next, which looks once a second."""
+    if pair_state.read_state(database, name).paused:
+        raise HTTPException(
+            HTTPStatus.CONFLICT, f"Pair {name} is paused; resume it, and ask again."
+        )
+    pair_state.request(database, name, wanted)
+    return Accepted(accepted=f"A {wanted} of {name} begins as soon as its leader is free.")
 
 
 def _no_retry(

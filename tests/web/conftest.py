@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -46,10 +45,11 @@ def serve(database: Database) -> Iterator[Serve]:
     """Serves a coordinator's page with some settings; gives a client for it."""
     with contextlib.ExitStack() as stack:
 
-        def start(*pairs: ScheduledPair, **settings: Any) -> httpx.Client:
+        def start(*pairs: ScheduledPair, **settings: object) -> httpx.Client:
             given = {"sync_web_port": free_port(), "sync_api_token": TOKEN} | settings
+            registry = process_registry()
             url = stack.enter_context(
-                coordinator_served(Settings(**given), database, pairs, process_registry())
+                coordinator_served(Settings.model_validate(given), database, pairs, registry)
             )
             assert url is not None
             url = url.replace("0.0.0.0", "127.0.0.1")

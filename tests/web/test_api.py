@@ -221,6 +221,9 @@ def test_a_failed_run_is_tried_again_by_the_leader(
     run_id, _ = run
     assert change(web, f"{API}/runs/{run_id}/retry").status_code == 409  # it goes on
     end(database, run_id, verified=False)
+    pair_state.set_paused(database, "docs", paused=True)
+    assert change(web, f"{API}/runs/{run_id}/retry").status_code == 409  # nobody would do it
+    pair_state.set_paused(database, "docs", paused=False)
     assert change(web, f"{API}/runs/{run_id}/retry").status_code == 202
     assert pair_state.read_state(database, "docs").requested == "sync"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -60,12 +61,12 @@ def assert_none_fell(before: Samples, after: Samples) -> None:
     assert not fallen
 
 
-def do(database: Database, task: int, *, seconds: float = 0.2, **counts: int) -> None:
+def do(database: Database, task: int, **counted: Any) -> None:
     """A worker completes a task."""
     ledger = Ledger(database)
     attempt = ledger.claim(task, worker_id="w")
     assert attempt is not None
-    assert ledger.record(attempt, replace(OUTCOME, seconds=seconds, **{"added": 0, **counts}))
+    assert ledger.record(attempt, replace(OUTCOME, **{"added": 0, "seconds": 0.2, **counted}))
 
 
 def fail(database: Database, task: int) -> None:
@@ -339,7 +340,7 @@ def test_without_postgres_the_process_is_still_told(
     assert scrape(web)["scrape_errors_total"] == 0
     name = psycopg.conninfo.conninfo_to_dict(database.url)["dbname"]
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')  # type: ignore[arg-type]
+        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
         )

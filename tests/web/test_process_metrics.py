@@ -109,13 +109,15 @@ def test_a_coordinator_tells_of_the_worker_inside_it(
 
 
 def test_a_page_for_all_the_world_without_a_token_is_refused(program: Program) -> None:
-    stores = {"SYNC_SOURCE_URL": "http://127.0.0.1:9", "SYNC_TARGET_URL": "http://127.0.0.1:8"}
-    for command, environ in (
-        ("coordinator", {"PORT": "5000"}),
-        ("run", {"SYNC_WEB_HOST": "0.0.0.0"}),
-        ("worker", {"SYNC_WEB_HOST": "0.0.0.0", "SYNC_METRICS_PORT": "9200"}),
+    program.environ |= {
+        "SYNC_SOURCE_URL": "http://127.0.0.1:9",
+        "SYNC_TARGET_URL": "http://127.0.0.1:8",
+    }
+    for finished in (
+        program("coordinator", PORT="5000"),
+        program("run", SYNC_WEB_HOST="0.0.0.0"),
+        program("worker", SYNC_WEB_HOST="0.0.0.0", SYNC_METRICS_PORT="9200"),
     ):
-        finished = program(command, **stores, **environ)
         assert finished.code == 2
         assert "SYNC_API_TOKEN is not set" in finished.error_line
 

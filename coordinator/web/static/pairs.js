@@ -3,7 +3,7 @@
 import { button, offer } from "./actions.js";
 import { bars } from "./charts.js";
 import { badge, list, make, show, text } from "./dom.js";
-import { clock, duration, since } from "./format.js";
+import { clock, duration, plural, since } from "./format.js";
 import { bar } from "./history.js";
 
 const STATES = {
@@ -77,12 +77,17 @@ function card(pair) {
     const newest = past.length ? `${past.at(-1).run_id}${past.at(-1).ended}` : "none";
     if (newest !== drawn) {
       drawn = newest;
-      const label = `How long its last ${past.length} runs took; ${past.filter((run) => run.verified === false).length} were not verified.`;
-      spark.replaceChildren(bars(past.map(bar), { most: 40, label }));
+      spark.replaceChildren(bars(past.map(bar), { most: 40, label: told(past) }));
       spark.firstChild.style.height = "40px";
     }
   }
   return { element, update() {}, fill };
+}
+
+function told(past) {
+  if (!past.length) return "No run has ended yet.";
+  const bad = past.filter((run) => run.verified === false).length;
+  return `How long its last ${plural(past.length, "run")} took; ${bad} not verified.`;
 }
 
 function upcoming(pair, now) {
@@ -96,6 +101,6 @@ function upcoming(pair, now) {
 function reason(pair, now) {
   if (pair.error) return pair.error;
   if (pair.state === "stalled") return `No sign of life for ${duration(since(pair.last_sign_of_life, now))}.`;
-  if (pair.state === "failed") return "The last run could not be verified.";
+  if (pair.run_verified === false) return "The last run could not be verified.";
   return "";
 }
