@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import repeat
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import orjson
-
-try:
-    import simdjson
-except ImportError:  # no wheel for this Python; orjson takes twice as long
-    simdjson = None  # type: ignore[assignment]
 
 from tasks.records import Embeddings, Metadata, RecordBatch
 from tasks.stores.base import Collection
@@ -104,47 +100,44 @@ def _ids(values: Any) -> list[str]:
     return values
 
 
+def _fast_parser() -> Any:
+    try:
+        from simdjson import Parser
+    except ImportError:  # no wheel for this Python; orjson takes twice as long
+        return None
+    return Parser
+
+
+_PARSER = _fast_parser()
+
+
 def _parsed(data: bytes) -> tuple[dict[str, Any], Embeddings]:
-    if simdjson is not None:
-        try:
-            return _parsed_fast(data)
-        except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
-            pass  # a number that is null, or garbage: the other parser knows what to make of it
+    # No string can hold these marks, since it would have its quotes escaped. Should they ever be
+    # somewhere else than around the vectors, then what is between them does not parse.
+    start, end = data.find(b'"embeddings":[['), data.rfind(b']],"documents":')
+    if 0 < start < end:
+        start, end = start + len('"embeddings":'), end + len("]]")
+        with suppress(TypeError, ValueError, RuntimeError):  # a number that is null, or garbage
+            rest = orjson.loads(b"".join((data[:start], b"null", data[end:])))
+            return rest, _vectors(memoryview(data)[start:end])
     try:
         answer = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        start = data[:80].decode(errors="replace")
-        raise ValueError(f"it is no JSON ({error}); it begins with {start!r}") from None
+        beginning = data[:80].decode(errors="replace")
+        raise ValueError(f"it is no JSON ({error}); it begins with {beginning!r}") from None
     return answer, _embeddings(answer["embeddings"])
 
 
-def _parsed_fast(data: bytes) -> tuple[dict[str, Any], Embeddings]:
-    """The same, in half the time: numbers do not become Python objects.
-
-    Raises what `records` may raise, and more, on what is not plainly what the API promises.
-    """
-    # A parser cannot be used again while something of its document is alive.
-    document: Any = simdjson.Parser().parse(data)
-    rows = _array(document["embeddings"])
-    answer = {
-        name: _plain(document.get(name)) for name in ("ids", "documents", "metadatas", "uris")
-    }
-    if not len(rows):
-        return answer, NO_EMBEDDINGS
-    (dimension,) = {len(row) for row in rows}
+def _vectors(text: memoryview) -> Embeddings:
+    """The vectors of a JSON list of lists of numbers; an error for anything else."""
+    if _PARSER is None:
+        return _embeddings(orjson.loads(text))
+    # Not one for all: it cannot be used again while something of its document is alive.
+    rows = _PARSER().parse(text)
+    (dimension,) = set(map(len, rows))
     numbers = np.frombuffer(rows.as_buffer(of_type="d"), dtype=np.float64)
     with np.errstate(over="ignore"):
-        return answer, numbers.astype(np.float32).reshape(len(rows), dimension)
-
-
-def _array(value: Any) -> Any:
-    if not isinstance(value, simdjson.Array):
-        raise TypeError("embeddings are no list")
-    return value
-
-
-def _plain(column: Any) -> Any:
-    return column.as_list() if isinstance(column, simdjson.Array) else column
+        return numbers.astype(np.float32).reshape(len(rows), dimension)
 
 
 def _embeddings(rows: Any) -> Embeddings:

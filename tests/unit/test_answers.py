@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 
 from tasks.records import Metadata, RecordBatch
 from tasks.stores import answers
-from tests.unit.record_batches import METADATAS, TEXT, record_batches
+from tests.unit.record_batches import METADATAS, TEXT, batch, record_batches
 
-FAST = vars(answers)["simdjson"] is not None
+FAST = answers._PARSER is not None
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 # What a server may write, and what it had better not: float32 in few digits, float64 in full (which
 # round twice), integers of any size, numbers beyond float32, signed zeros.
@@ -37,7 +38,7 @@ def parser(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip("simdjson is not installed")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "orjson":
-            patch.setattr(answers, "simdjson", None)
+            patch.setattr(answers, "_PARSER", None)
         yield request.param
 
 
@@ -169,8 +170,45 @@ def test_what_is_no_answer_is_garbled(data: bytes) -> None:
         answers.records(data, ["a"])
 
 
-def test_the_fast_parser_is_used_where_it_is(parser: str) -> None:
-    numbers = b'{"ids":["a"],"embeddings":[[0.25,1]],"documents":null,"metadatas":null,"uris":null}'
+MARKS = st.sampled_from(
+    ['"embeddings":[[1]],"documents":', ']],"documents":', ']],"', '"embeddings":[[', "]],", '"']
+)
+
+
+@given(
+    records=record_batches(ids=MARKS | TEXT),
+    texts=st.lists(st.none() | MARKS | TEXT, min_size=6, max_size=6),
+)
+def test_texts_that_look_like_the_answer_around_them_change_nothing(
+    records: RecordBatch, texts: list[str | None]
+) -> None:
+    size = len(records)
+    odd = [{text: text, "list": [text]} if text else None for text in texts[:size]]
+    changed = replace(records, documents=texts[:size], uris=texts[-size:] if size else [])
+    changed = replace(changed, metadatas=odd)
+    found = answers.records(answer(changed), records.ids)
+    assert found.embeddings.tobytes() == records.embeddings.tobytes()
+    assert (found.ids, found.documents, found.uris, found.metadatas) == (
+        changed.ids,
+        changed.documents,
+        changed.uris,
+        changed.metadatas,
+    )
+
+
+def test_the_vectors_are_found_in_what_servers_answer(
+    parser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if parser == "simdjson":
-        _, embeddings = answers._parsed_fast(numbers)
-        assert embeddings.tolist() == [[0.25, 1]]
+        monkeypatch.setattr(answers, "_embeddings", None)  # what is slow
+        assert len(answers.records(answer(batch("a", "b")), ["a", "b"])) == 2
+
+
+@given(record_batches(), record_batches())
+def test_the_same_answer_again_and_another_one_read_as_they_are(
+    one: RecordBatch, other: RecordBatch
+) -> None:
+    for records in (one, other, one, one, other):
+        found = answers.records(answer(records), records.ids)
+        assert found.ids == records.ids
+        assert found.embeddings.tobytes() == records.embeddings.tobytes()
