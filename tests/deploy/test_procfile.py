@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ def honcho(*arguments: str, environ: dict[str, str], directory: Path) -> Iterato
     command = [sys.executable, "-m", "honcho", "start", "-d", str(ROOT), *arguments]
     process = Process(
         [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *command],
-        environ={**environ, "PATH": f"{Path(sys.executable).parent}:{environ['PATH']}"},
+        environ=environ,
         directory=directory,
         name="honcho",
     )
@@ -103,8 +104,10 @@ def pages(everybody: Process) -> set[str]:
     return eventually(told, within=PATIENCE)
 
 
-def verified_runs(ask: Ask) -> int:
-    return int(ask("SELECT count(*) FROM sync_runs WHERE pair IS NOT NULL AND verified")[0][0])
+def ended_runs(ask: Ask) -> int:
+    """How many runs have ended. While the source changes, none can find both sides alike."""
+    ended = "SELECT count(*) FROM sync_runs WHERE parent_run_id IS NULL AND finished_at < now()"
+    return int(ask(ended)[0][0])
 
 
 def is_worker(pid: int) -> bool:
@@ -135,7 +138,7 @@ def test_it_outlives_a_worker_and_the_leader(
             for url in pages(everybody):
                 with urlopen(f"{url}healthz", timeout=30) as answer:
                     assert answer.status == 200
-            eventually(lambda: verified_runs(ask), within=PATIENCE)
+            eventually(lambda: ended_runs(ask), within=PATIENCE)
 
             victim = next(pid for pid in before if is_worker(pid))
             os.kill(victim, signal.SIGKILL)
@@ -153,18 +156,13 @@ def test_it_outlives_a_worker_and_the_leader(
             _, successor = eventually(lambda: leader(ask, after=term), within=PATIENCE)
             assert successor != pid
             eventually(all_work, within=PATIENCE)
-            so_far = verified_runs(ask)
-            eventually(lambda: verified_runs(ask) > so_far, within=PATIENCE)
+            so_far = ended_runs(ask)
+            eventually(lambda: ended_runs(ask) > so_far, within=PATIENCE)
 
         # The source rests. A run that begins now finds both sides alike, and so do we.
         now = ask("SELECT now()")[0][0]
-        eventually(
-            lambda: ask(
-                "SELECT FROM sync_runs WHERE created_at > %s AND pair IS NOT NULL AND verified",
-                now,
-            ),
-            within=PATIENCE,
-        )
+        whole = "SELECT FROM sync_runs WHERE parent_run_id IS NULL AND verified AND created_at > %s"
+        eventually(lambda: ask(whole, now), within=PATIENCE)
         assert everything(source.client, "docs") == everything(target.client, "docs")
         newest = program("status", "--json")
         assert newest.code == 0, newest.err
@@ -181,3 +179,9 @@ def test_settings_that_cannot_be_end_it(program: Program, tmp_path: Path) -> Non
         eventually(lambda: not coordinator.is_running, within=PATIENCE)
     assert coordinator.code == 2
     assert coordinator.output().count("Set SYNC_SOURCE_URL and SYNC_TARGET_URL") == 1
+
+
+def test_a_command_that_is_not_there_ends_it(tmp_path: Path) -> None:
+    script = ROOT / "deploy" / "keep-running.sh"
+    done = subprocess.run(["sh", script, "no-such-command"], cwd=tmp_path, timeout=PATIENCE)
+    assert done.returncode == 127
