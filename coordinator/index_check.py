@@ -13,15 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import structlog
+
 from coordinator.plan import Planned
 from tasks.database import Database, load_queries
+from tasks.errors import StoreRefused
 from tasks.records import RecordBatch
 from tasks.stores.base import Collection, Store
+from tasks.stores.salvage import read_what_can_be_read
+from tasks.stores.transport import ServerFailed
 
 QUERIES = load_queries("manifest")
 NEIGHBOURS = 10
 _SIGMAS = 3  # so rarely would chance alone make a target look worse
 _LEAST = 0.05  # of the sample
+
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +72,9 @@ def check_indexes(
         if pair.target is None or not sample:
             continue
         ids = _draw(database, run_id, pair.source.id, sample)
-        wanted = source.read(pair.source, ids)
-        found = target.read(pair.target, wanted.ids)
+        # What cannot be read is no business of the index, and named elsewhere.
+        wanted, _ = read_what_can_be_read(source, pair.source, ids)
+        found, _ = read_what_can_be_read(target, pair.target, wanted.ids)
         both = wanted.take([row for row, id_ in enumerate(wanted.ids) if id_ in {*found.ids}])
         if len(both):
             checks.append(
@@ -91,5 +99,9 @@ def _draw(database: Database, run_id: UUID, collection_id: UUID, count: int) -> 
 
 
 def _find(store: Store, collection: Collection, records: RecordBatch) -> int:
-    nearest = store.query(collection, records.embeddings, NEIGHBOURS)
+    try:
+        nearest = store.query(collection, records.embeddings, NEIGHBOURS)
+    except (ServerFailed, StoreRefused) as error:
+        logger.warning("an index cannot be queried", reason=str(error))
+        return 0
     return sum(id_ in near for id_, near in zip(records.ids, nearest, strict=True))
