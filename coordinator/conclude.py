@@ -43,16 +43,17 @@ def conclude_sync(
     digests = _digests_of(database, run_id, proven) if kind != "repair" else None
     ledger = prove_ledger(database, *runs)
     failures = [failure for run in runs for failure in Ledger(database).failures(run)]
-    verified = (
-        ledger.holds
-        and not failures
-        and all(one.is_alike for one in found.values())
-        and not any(check.is_worse for check in indexes)
+    sound = ledger.holds and not failures and not any(check.is_worse for check in indexes)
+    verified = sound and all(one.is_alike for one in found.values())
+    caught_up = (
+        sound
+        and proven.has_caught_up
+        and not any(one.unreadable or one.failed for one in found.values())
     )
     return Report(
         run_id=run_id,
         kind=kind,
-        status="completed" if verified else "failed",
+        status="completed" if verified or caught_up else "failed",
         verified=verified,
         seconds=seconds,
         collections=[
@@ -84,6 +85,7 @@ def conclude_sync(
         passes=len(proven.syncs),
         whole=whole,
         apart=proven.apart,
+        caught_up=caught_up,
         indexes=indexes,
         findings=findings(database, last, limit=KEPT_FINDINGS),
         failures=failures,

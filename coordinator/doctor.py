@@ -34,7 +34,7 @@ from tasks.workers import live_workers
 
 QUERIES = load_queries("doctor")
 OLDEST_POSTGRES = 14
-CONNECTIONS_OF_A_PROCESS = 8
+CONNECTIONS_OF_A_PROCESS = 13  # a coordinator with a worker inside, at the most
 CLOCK_SECONDS = 2.0
 NOTIFY_SECONDS = 3.0
 

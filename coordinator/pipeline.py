@@ -84,7 +84,13 @@ class Proven:
     syncs: list[UUID]  # itself, and its further passes
     verifications: list[UUID]  # the last one decides
     apart: Apart  # of what all of them found
+    left: Apart  # of what the last one found
     notes: list[str]
+
+    @property
+    def has_caught_up(self) -> bool:
+        """All that was not alike at the end had changed on the source since the last pass."""
+        return self.left.changed > 0 and self.left.lost == 0 and not self.notes
 
 
 class Pipeline:
@@ -170,16 +176,18 @@ class Pipeline:
         patiently(lambda: self._runs.set_status(root, "verifying"))
         syncs, verifications, notes = [root], [], []
         seen, written = [*known, root], [root, *resumed]
-        apart = Apart()
+        apart = left = Apart()
         while True:
             verification = self.verify(
                 self._looking(look, root, known=tuple(seen), written=tuple(written)), parent=root
             )
             verifications.append(verification)
             alike = self._end_part(verification)
+            left = Apart()
             if alike or self._has_failed([*syncs, verification]):
                 break
-            apart += tell_apart(self.ground.database, verification, syncs)
+            left = tell_apart(self.ground.database, verification, syncs)
+            apart += left
             if len(syncs) >= self._options.max_passes:
                 break
             try:
@@ -195,7 +203,14 @@ class Pipeline:
             self.wait(again, "sync")
             self._end_part(again)
             seen, written = [*seen, verification, again], [again]
-        return Proven(look=look, syncs=syncs, verifications=verifications, apart=apart, notes=notes)
+        return Proven(
+            look=look,
+            syncs=syncs,
+            verifications=verifications,
+            apart=apart,
+            left=left,
+            notes=notes,
+        )
 
     def wait(self, run_id: UUID, phase: str) -> None:
         """Wait until every chunk is completed or failed, and mend what got lost meanwhile."""

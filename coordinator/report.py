@@ -84,6 +84,8 @@ class Report:
     passes: int = 0  # of a sync
     whole: bool = True  # all records of the collections were looked at
     apart: Apart = field(default_factory=Apart)
+    # Not verified, but all that was not alike at the end had changed on the source just before.
+    caught_up: bool = False
     indexes: Sequence[IndexCheck] = ()
     findings: Sequence[tuple[str, Finding]] = ()
     failures: Sequence[dict[str, Any]] = ()
@@ -95,6 +97,7 @@ class Report:
             "passes": self.passes,
             "changed_meanwhile": self.apart.changed,
             "lost": self.apart.lost,
+            "caught_up": self.caught_up,
         }
         return {
             "run_id": str(self.run_id),
@@ -221,6 +224,9 @@ class Report:
         if self.failures:
             hint = f"`chroma-sync retry {self.run_id}` tries failed chunks again"
             return f"[red]failed[/]: {hint} {details}"
+        if self.caught_up:
+            alike = "all is alike but what changed on the source during the last pass"
+            return f"[yellow]caught up[/]: {alike} {details}"
         if not self.findings:
             return f"[red]not verified[/]: an index finds less; `sync --atomic` builds it {details}"
         hint = f"`chroma-sync repair {self.run_id}` syncs just that"

@@ -43,3 +43,10 @@ CREATE UNLOGGED TABLE sync_requests (
     worker_id text NOT NULL
 );
 CREATE INDEX sync_requests_by_store ON sync_requests (store);
+
+-- Since a run began that this is true of, the target is known to have held what the source held: it
+-- was verified, or has caught up with a source that never rests (a sync that completed, though what
+-- changed during its last pass is left).
+CREATE FUNCTION sync_run_proves_fresh(run sync_runs) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN run.status = 'completed' AND (run.verified IS TRUE OR run.kind = 'sync');

@@ -140,8 +140,8 @@ SELECT holder, term, expires_at > now() FROM sync_leases WHERE name = %(name)s
 SELECT p.name, p.paused,
        (SELECT extract(epoch FROM now() - max(v.created_at))::float8
           FROM sync_runs v
-         WHERE v.pair = p.name AND v.parent_run_id IS NULL AND v.verified
-           AND v.status = 'completed') AS lag,
+         WHERE v.pair = p.name AND v.parent_run_id IS NULL
+           AND sync_run_proves_fresh(v)) AS lag,
        CASE WHEN newest.finished_at IS NULL THEN (
            SELECT extract(epoch FROM now() - max(greatest(
                       r.created_at, r.planned_at, r.finished_at,
@@ -151,7 +151,7 @@ SELECT p.name, p.paused,
        coalesce(ended.verified, false),
        coalesce((SELECT sum(s.missing + s.extra + s.differing + s.unreadable)
                    FROM sync_results s
-                  WHERE s.run_id = (SELECT v.id FROM sync_runs v
+                  WHERE NOT ended.proves_fresh AND s.run_id = (SELECT v.id FROM sync_runs v
                                      WHERE v.kind = 'verify'
                                        AND (v.id = ended.id OR v.parent_run_id = ended.id)
                                      ORDER BY v.created_at DESC LIMIT 1)), 0)::float8
@@ -166,7 +166,7 @@ SELECT p.name, p.paused,
      WHERE pair = p.name AND parent_run_id IS NULL
      ORDER BY created_at DESC LIMIT 1) AS newest ON true
   LEFT JOIN LATERAL (
-    SELECT id, verified FROM sync_runs
+    SELECT id, verified, sync_run_proves_fresh(sync_runs) AS proves_fresh FROM sync_runs
      WHERE pair = p.name AND parent_run_id IS NULL AND finished_at IS NOT NULL
      ORDER BY created_at DESC LIMIT 1) AS ended ON true
  WHERE p.configured

@@ -40,8 +40,7 @@ UPDATE sync_pairs SET requested = %(wanted)s WHERE name = %(name)s AND configure
 UPDATE sync_pairs SET paused = %(paused)s WHERE name = %(name)s RETURNING name
 
 -- name: pairs
--- Each with its newest run, and when it was last known to be alike: the time at which the run that
--- was verified began to look.
+-- Each with its newest run, and since when it is known to be alike.
 SELECT p.name, p.source_url, p.target_url, p.schedule, p.paused, p.requested, p.next_run_at, p.error,
        newest.id, newest.status, newest.verified, newest.created_at, verified.created_at,
        greatest(newest.created_at, moved.at)
@@ -52,7 +51,7 @@ SELECT p.name, p.source_url, p.target_url, p.schedule, p.paused, p.requested, p.
      ORDER BY created_at DESC LIMIT 1) AS newest ON true
   LEFT JOIN LATERAL (
     SELECT created_at FROM sync_runs
-     WHERE pair = p.name AND parent_run_id IS NULL AND verified AND status = 'completed'
+     WHERE pair = p.name AND parent_run_id IS NULL AND sync_run_proves_fresh(sync_runs)
      ORDER BY created_at DESC LIMIT 1) AS verified ON true
   LEFT JOIN LATERAL (
     SELECT max(t.completed_at) AS at

@@ -1,8 +1,8 @@
 -- What the web page and the API show. Used by coordinator/web/.
 
 -- name: begin
--- Nobody waits longer than this for a page; and times are in UTC.
-SELECT set_config('statement_timeout', '5000', true), set_config('TimeZone', 'UTC', true)
+-- Nobody waits longer than this for a page.
+SELECT set_config('statement_timeout', '5000', true)
 
 -- name: leader
 SELECT holder, term FROM sync_leases WHERE name = %(name)s AND expires_at > now()

@@ -103,6 +103,7 @@ def test_what_goes_from_the_source_during_a_run_counts_too(
     report = json.loads(out)
     assert counts(report)["extra"] == 200
     assert any("--max-delete" in note for note in report["notes"])
+    assert (report["caught_up"], report["status"]) == (False, "failed")
     assert target.client.get_collection("docs", embedding_function=None).count() == 300
 
 
@@ -253,6 +254,7 @@ def test_a_source_that_never_rests_is_not_called_alike(program: Program, sides: 
     report = restless.document
     assert (report["verified"], report["passes"], report["lost"]) == (False, 2, 0)
     assert report["changed_meanwhile"] > 0
+    assert (report["caught_up"], report["status"]) == (True, "completed")
     assert program("sync", source.url, target.url).code == 0
     assert everything(source.client, "docs") == everything(target.client, "docs")
 
