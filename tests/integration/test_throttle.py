@@ -69,31 +69,24 @@ def test_a_limit_that_is_lifted_frees_those_who_wait(database: Database) -> None
 
 def test_no_more_requests_are_under_way_than_allowed(database: Database) -> None:
     set_limits(database, SERVER, Limits(requests_in_flight=2))
-    lock, most, now = threading.Lock(), 0, 0
-    two = threading.Barrier(2, timeout=20)  # passed by two requests at a time, never by one
+    for name in ("one", "two"):
+        add_worker(database, name)
+    one, two = throttles(database, "one"), throttles(database, "two")
+    through, over = threading.Event(), threading.Event()
 
-    def work(worker: Throttles) -> None:
-        nonlocal most, now
-        for _ in range(3):
-            with worker.request(SERVER, 1):
-                with lock:
-                    now += 1
-                    most = max(most, now)
-                two.wait()
-                with lock:
-                    now -= 1
+    def wait() -> None:
+        with two.request(SERVER, 1):
+            through.set()
+            over.wait(20)
 
-    for number in range(4):
-        add_worker(database, f"w{number}")
-    threads = [
-        threading.Thread(target=work, args=[throttles(database, f"w{number}")])
-        for number in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 2
+    with one.request(SERVER, 1):
+        with two.request(SERVER, 1):
+            third = threading.Thread(target=wait)
+            third.start()
+            assert not through.wait(0.5)
+        assert through.wait(20)
+    over.set()
+    third.join()
 
 
 def test_a_dead_worker_holds_no_place(database: Database) -> None:
