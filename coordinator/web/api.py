@@ -34,7 +34,7 @@ from tasks.stores.address import parse_address
 from tasks.throttle import Limits, set_limits
 
 PREFIX = "/api/v1"
-PATIENCE = 12.0
+PATIENCE = 6.0  # seconds; a statement may take 5
 FRESH = 0.5  # seconds; the page asks once a second, on each screen that shows it
 FRESH_HISTORY = 5.0
 MOST = 500  # of anything in one answer
@@ -212,7 +212,7 @@ def _no_retry(
         return "There is nothing to retry: the run was verified."
     if verified_since is not None:
         return f"There is nothing to retry: run {verified_since} was verified since."
-    if status not in ("failed", "cancelled", "interrupted"):
+    if run.ended is None and status != "interrupted":
         return f"The run goes on: it is {status}."
     if pair is None:
         return (

@@ -36,7 +36,9 @@ class Pair(BaseModel):
     source: str
     target: str
     schedule: str
-    state: Literal["alike", "syncing", "stalled", "failed", "overdue", "paused", "waiting"]
+    state: Literal[
+        "alike", "caught up", "syncing", "stalled", "failed", "overdue", "paused", "waiting"
+    ]
     paused: bool
     requested: str | None = Field(description="`sync` or `verify`, if somebody wants it now.")
     next_run: Moment | None

@@ -46,7 +46,9 @@ class Shared(Generic[T]):
         except TimeoutError:
             if awaited.done():
                 raise  # by the look itself
-            raise DatabaseUnavailable(f"No answer within {self._patience:g} s.") from None
+            raise DatabaseUnavailable(
+                f"No answer within {self._patience:g} s: Postgres is away, or busy."
+            ) from None
 
     def _run(self, future: Future[T]) -> None:
         began = time.monotonic()

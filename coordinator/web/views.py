@@ -49,7 +49,7 @@ Row = tuple[Any, ...]
 
 @contextlib.contextmanager
 def reading(database: Database) -> Iterator[Connection]:
-    """A transaction that reads, with times in UTC and an end to patience."""
+    """A transaction that reads, with an end to patience."""
     with database.transaction() as connection:
         connection.execute(QUERIES["begin"])
         yield connection
@@ -247,11 +247,16 @@ def _pair_state(status: pair_state.PairStatus, now: datetime) -> str:
         return "paused"
     if unfinished:
         return "syncing"
-    if status.error is not None or status.run_status == "failed" or status.run_verified is False:
+    # A run that is no proof of alikeness may still have caught up with a source that never rests.
+    is_fresh = status.fresh_as_of is not None and status.fresh_as_of == status.run_begun
+    is_unlike = status.run_verified is False and not is_fresh
+    if status.error is not None or status.run_status == "failed" or is_unlike:
         return "failed"
     if status.next_run_at is not None and now - status.next_run_at > OVERDUE:
         return "overdue"
-    return "waiting" if status.fresh_as_of is None else "alike"
+    if status.fresh_as_of is None:
+        return "waiting"
+    return "caught up" if status.run_verified is False else "alike"
 
 
 def _part(row: Row) -> Part:
@@ -344,8 +349,10 @@ def _failures(connection: Connection, run_ids: Sequence[UUID], *, count: int) ->
 def _trouble(connection: Connection, at_work: Sequence[Run]) -> list[Trouble]:
     """What went wrong in runs at work, and in the last run of each pair."""
     runs = {run.run_id: (run.pair, run.status, run.error) for run in at_work}
-    for run_id, pair, status, error in connection.execute(QUERIES["newest_ended"]):
-        if status == "failed":
+    wrong = set()
+    for run_id, pair, status, error, is_unlike in connection.execute(QUERIES["newest_ended"]):
+        if status == "failed" or is_unlike:
+            wrong.add(run_id)
             runs.setdefault(run_id, (pair, status, error))
     failures = _failures(connection, list(runs), count=SHOWN_FAILURES)
     return [
@@ -357,5 +364,5 @@ def _trouble(connection: Connection, at_work: Sequence[Run]) -> list[Trouble]:
             failures=[one for one in failures if one.run_id == run_id],
         )
         for run_id, (pair, status, error) in runs.items()
-        if status == "failed" or any(one.run_id == run_id for one in failures)
+        if run_id in wrong or any(one.run_id == run_id for one in failures)
     ]

@@ -109,15 +109,17 @@ SELECT coalesce(r.parent_run_id, r.id), t.id, t.collection_name, t.chunk_start_o
 
 -- name: newest_ended
 -- Of each pair that is kept alike the run that ended last; and of what belongs to none, of a day.
-SELECT newest.id, newest.pair, newest.status, newest.error
+-- With it, whether it looked for differences and found some.
+SELECT newest.id, newest.pair, newest.status, newest.error,
+       newest.kind = 'verify' AND newest.verified IS FALSE
   FROM sync_pairs p
  CROSS JOIN LATERAL (
-    SELECT id, pair, status, error FROM sync_runs r
+    SELECT id, pair, status, error, kind, verified FROM sync_runs r
      WHERE r.pair = p.name AND r.parent_run_id IS NULL AND r.finished_at IS NOT NULL
      ORDER BY created_at DESC LIMIT 1) AS newest
  WHERE p.configured
  UNION ALL
-(SELECT id, pair, status, error FROM sync_runs r
+(SELECT id, pair, status, error, kind = 'verify' AND verified IS FALSE FROM sync_runs r
   WHERE r.pair IS NULL AND r.parent_run_id IS NULL
     AND r.finished_at > now() - interval '1 day'
   ORDER BY created_at DESC LIMIT 1)

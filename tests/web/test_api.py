@@ -12,10 +12,12 @@ from psycopg.types.json import Json
 
 from coordinator import pair_state
 from coordinator.lease import held_lease
+from coordinator.runs import Runs
 from coordinator.schedule import LEASE
 from tasks.database import Database
 from tasks.ledger import Ledger
 from tasks.stores.base import RecordRefusal
+from tests.eventually import eventually
 from tests.integration.ledger_rows import add_worker, plan_run
 from tests.web.conftest import SOURCE, TARGET, TOKEN, Serve, change, pair
 from tests.web.test_metrics import do, end, execute
@@ -53,15 +55,14 @@ def test_a_run_is_shown_with_its_chunks(web: httpx.Client, run: tuple[UUID, list
     assert part["seconds_left"] > 0
 
 
-def test_times_are_in_utc(web: httpx.Client, database: Database, run: object) -> None:
+def test_times_are_in_utc(serve: Serve, database: Database, run: object) -> None:
     execute(database, "ALTER ROLE CURRENT_USER SET timezone = 'Asia/Tokyo'")
     try:
-        shown = web.get(f"{API}/runs").json()[0]
-        assert shown["begun"].endswith("Z")
-        begun = datetime.fromisoformat(shown["begun"])
-        assert datetime.now(UTC) - begun < timedelta(minutes=5)
+        shown = serve(pair()).get(f"{API}/runs").json()[0]
     finally:
         execute(database, "ALTER ROLE CURRENT_USER RESET timezone")
+    assert shown["begun"].endswith("Z")
+    assert datetime.now(UTC) - datetime.fromisoformat(shown["begun"]) < timedelta(minutes=5)
 
 
 def test_ten_thousand_chunks_are_grouped(web: httpx.Client, database: Database) -> None:
@@ -173,6 +174,23 @@ def test_a_pair_has_a_state(web: httpx.Client, database: Database) -> None:
     assert state(web) == "failed"
     pair_state.set_paused(database, "docs", paused=True)
     assert state(web) == "paused"
+
+
+def test_differences_are_trouble_and_a_restless_source_is_not(
+    web: httpx.Client, database: Database
+) -> None:
+    run_id, _ = plan_run(database, ["a"], chunk_size=1)
+    execute(database, "UPDATE sync_runs SET pair = 'docs'")
+    Runs(database.transaction).finish(run_id, status="completed", verified=False)
+    assert state(web) == "caught up"
+    assert web.get(f"{API}/overview").json()["trouble"] == []
+    proof, _ = plan_run(database, ["a"], chunk_size=1, kind="verify")
+    execute(database, "UPDATE sync_runs SET pair = 'docs'")
+    Runs(database.transaction).finish(proof, status="completed", verified=False)
+    assert state(web) == "failed"
+    trouble = eventually(lambda: web.get(f"{API}/overview").json()["trouble"])
+    assert [one["run_id"] for one in trouble] == [str(proof)]
+    assert change(web, f"{API}/runs/{proof}/retry").status_code == 202
 
 
 @pytest.mark.parametrize("wanted", ["sync", "verify"])

@@ -196,9 +196,10 @@ def test_a_late_result_is_counted_after_its_run_was(
     end(database, run_id)
     before = scrape(web)
     assert before["results_suppressed_total"] == 0
-    assert not ledger.record(late, OUTCOME)
-    after = scrape(web)
-    assert after["results_suppressed_total"] == 1
+    for count in (1, 2):
+        assert not ledger.record(late, OUTCOME)
+        after = scrape(web)
+        assert after["results_suppressed_total"] == count
     assert_none_fell(before, after)
 
 

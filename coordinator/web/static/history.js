@@ -8,8 +8,16 @@ const MOST = 60;
 const ROWS = 15;
 
 const seconds = (run) => (Date.parse(run.ended) - Date.parse(run.begun)) / 1000;
-const verdict = (run) => (run.verified ? "verified" : run.verified === null ? run.status : "not verified");
-const tone = (run) => (run.verified ? "good" : run.status === "failed" ? "bad" : "plain");
+
+/** How a run ended. A sync that completed unverified has caught up with a source that never rests. */
+export function verdict(run) {
+  if (run.verified) return "verified";
+  if (run.verified === null) return run.status;
+  return run.status === "completed" && run.kind !== "verify" ? "caught up" : "not verified";
+}
+
+const tone = (run) =>
+  ({ verified: "good", "caught up": "good", failed: "bad", "not verified": "bad" })[verdict(run)] ?? "plain";
 const name = (run) => (run.pair ? `${run.pair} · ${run.kind}` : run.kind);
 
 /** A run as a bar of its duration. */
@@ -28,7 +36,7 @@ export function updateHistory(parent, runs) {
     parent.replaceChildren(make("p", { class: "empty" }, "No run has ended yet."));
     return;
   }
-  const bad = runs.filter((run) => run.verified === false).length;
+  const bad = runs.filter((run) => tone(run) === "bad").length;
   const written = runs.reduce((sum, run) => sum + run.written, 0);
   const longest = Math.max(...runs.map(seconds));
   parent.replaceChildren(

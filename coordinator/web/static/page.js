@@ -13,6 +13,8 @@ import { updateWorkers } from "./workers.js";
 
 const EVERY = 1000; // milliseconds
 const HISTORY_EVERY = 5000;
+const SLOW = 4000;
+const WORDS = { live: "live", lost: "connection lost", waiting: "waiting for an answer" };
 
 const find = (id) => document.getElementById(id);
 
@@ -25,7 +27,11 @@ let lost = null; // why nobody answers
 let asking = false;
 
 async function look() {
-  if (asking || document.hidden) return;
+  if (document.hidden) return;
+  if (asking) {
+    paint(); // it takes its time
+    return;
+  }
   asking = true;
   try {
     const seen = await read("overview");
@@ -53,10 +59,11 @@ async function look() {
 }
 
 function paint() {
-  const state = lost ? "lost" : overview ? "live" : "waiting";
+  const slow = performance.now() - answered > SLOW;
+  const state = lost ? "lost" : overview && !slow ? "live" : "waiting";
   mark(document.body, "data-connection", state);
   mark(find("connection"), "data-state", state);
-  text(find("connection"), lost ? "connection lost" : overview ? "live" : "connecting");
+  text(find("connection"), WORDS[state]);
   show(find("banner"), Boolean(lost));
   if (lost) {
     const age = overview ? ` What is shown is ${duration((performance.now() - answered) / 1000)} old.` : "";

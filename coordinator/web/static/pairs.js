@@ -8,6 +8,7 @@ import { bar } from "./history.js";
 
 const STATES = {
   alike: ["good", "good", "verified alike"],
+  "caught up": ["good", "good", "caught up"],
   syncing: ["busy", "busy", "syncing"],
   stalled: ["bad", "warn", "stalled"],
   failed: ["bad", "bad", "not verified"],
@@ -86,7 +87,7 @@ function card(pair) {
 
 function told(past) {
   if (!past.length) return "No run has ended yet.";
-  const bad = past.filter((run) => run.verified === false).length;
+  const bad = past.filter((run) => bar(run).tone === "bad").length;
   return `How long its last ${plural(past.length, "run")} took; ${bad} not verified.`;
 }
 
@@ -101,6 +102,7 @@ function upcoming(pair, now) {
 function reason(pair, now) {
   if (pair.error) return pair.error;
   if (pair.state === "stalled") return `No sign of life for ${duration(since(pair.last_sign_of_life, now))}.`;
+  if (pair.state === "caught up") return "";
   if (pair.run_verified === false) return "The last run could not be verified.";
   return "";
 }

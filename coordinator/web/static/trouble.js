@@ -19,8 +19,8 @@ function card({ run_id }) {
     element,
     update(shown) {
       const chunks = shown.failures.length;
-      const over = shown.status === "failed";
-      const what = chunks ? `${plural(chunks, "chunk")} failed` : "not verified";
+      const over = shown.status === "failed" || shown.status === "completed";
+      const what = chunks ? `${plural(chunks, "chunk")} failed` : "source and target differ";
       text(title, `${shown.pair ?? "run"} ${run_id.slice(0, 8)}: ${what}`);
       const told = shown.failures.some((one) => one.error === shown.error);
       text(why, told ? "" : (shown.error ?? ""));

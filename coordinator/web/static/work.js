@@ -4,9 +4,11 @@ import { button, offer } from "./actions.js";
 import { badge, list, make, mark, show, text } from "./dom.js";
 import { count, duration, percent, plural, rate, since } from "./format.js";
 import { grid } from "./grid.js";
+import { verdict } from "./history.js";
 
 const TONES = {
-  completed: ["good", "good"], failed: ["bad", "bad"], cancelled: ["plain", "bad"],
+  verified: ["good", "good"], "caught up": ["good", "good"], completed: ["good", "good"],
+  failed: ["bad", "bad"], "not verified": ["bad", "bad"], paused: ["plain", "plain"],
   interrupted: ["warn", "warn"], planning: ["busy", "busy"], running: ["busy", "busy"],
   verifying: ["busy", "busy"],
 };
@@ -58,8 +60,8 @@ function card({ run }) {
   function fill({ run: shown, part: partId, grid: cellsOf }, now) {
     const over = shown.ended !== null;
     const part = shown.parts.find((one) => one.run_id === partId);
-    const word = shown.verified ? "verified" : shown.paused && !over ? "paused" : shown.status;
-    state.update(...(shown.verified ? ["good", "good"] : shown.paused && !over ? ["plain", "plain"] : TONES[shown.status]), word);
+    const word = over ? verdict(shown) : shown.paused ? "paused" : shown.status;
+    state.update(...(TONES[word] ?? ["plain", "bad"]), word);
     list(phases, shown.parts, (one) => one.run_id, phase);
     shown.parts.forEach((one, index) => phases.kept.get(one.run_id).fill(one, index, shown));
 
@@ -119,18 +121,20 @@ function phase() {
       const earlier = run.parts.slice(0, index).filter((one) => one.kind === part.kind).length;
       const isLast = index === run.parts.length - 1;
       text(label, part.kind === "verify" ? "Verify" : index ? `Pass ${earlier + 1}` : "Sync");
-      mark(dot, "data-tone", tone(part, isLast));
+      mark(dot, "data-tone", tone(part, isLast, run));
       mark(label, "title", part.kind === "verify" && part.verified === false && !isLast ? "found records to sync again" : null);
       mark(this.element, "aria-current", isLast && run.ended === null ? "step" : null);
     },
   };
 }
 
-function tone(part, isLast) {
+function tone(part, isLast, run) {
   if (part.chunks.failed) return "bad";
   // A sync that waits for its verification has done its own part.
   if (part.ended === null && (isLast || part.status !== "verifying")) return "busy";
   // What a verification finds while the source changes is what the next pass is for.
-  if (part.kind === "verify" && part.verified === false) return isLast ? "bad" : "again";
+  if (part.kind === "verify" && part.verified === false) {
+    return isLast && verdict(run) === "not verified" ? "bad" : "again";
+  }
   return "good";
 }
