@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -56,7 +57,7 @@ def test_nobody_waits_for_long() -> None:
 
 
 def test_what_goes_wrong_is_told_to_all_and_tried_again() -> None:
-    answers = iter([StoreUnavailable("away"), 7])
+    answers: Iterator[int | Exception] = iter([StoreUnavailable("away"), 7])
 
     def look() -> int:
         answer = next(answers)
