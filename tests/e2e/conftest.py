@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -45,6 +46,20 @@ class Finished:
         return lines[0]
 
 
+class Running(subprocess.Popen[str]):
+    """A process that a test has started; within a `with`, it does not outlive a test that fails."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, value, traceback)
+
+
 class Program:
     """Runs `chroma-sync` with nothing in its environment but what it is given."""
 
@@ -57,8 +72,8 @@ class Program:
         if database_url is not None:
             self.environ["DATABASE_URL"] = database_url
 
-    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def start(self, *arguments: str, **environ: str) -> Running:
+        return Running(
             [*COMMAND, *arguments],
             env=self.environ | environ,
             stdin=subprocess.DEVNULL,
