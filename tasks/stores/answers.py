@@ -1,4 +1,4 @@
-"""What a Chroma server answers, turned into our own types. Pure.
+"""What a Chroma server answers, turned into our own types. Pure, as seen from outside.
 
 Everything here raises `KeyError`, `TypeError` or `ValueError` on an answer that is not what the API
 promises; the store turns those into `StoreGarbled`.
@@ -7,9 +7,11 @@ promises; the store turns those into `StoreGarbled`.
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import repeat
+from threading import Lock
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +20,10 @@ import orjson
 
 from tasks.records import Embeddings, Metadata, RecordBatch
 from tasks.stores.base import Collection
+
+_CACHE_BYTES = 40 * 1024 * 1024  # two threads' chunks of 1000 records, 1536 dimensions
+_KEY_BYTES = 64  # of a text, that it is looked up by before it is compared
+_PIECE_BYTES = 128 * 1024  # more does not fit the processor's cache, nor the small allocations
 
 NO_EMBEDDINGS: Embeddings = np.empty((0, 0), dtype=np.float32)
 
@@ -100,6 +106,47 @@ def _ids(values: Any) -> list[str]:
     return values
 
 
+class VectorCache:
+    """What the vectors of the last answers were parsed into, by their text.
+
+    Both stores of a pair mostly answer the very same, and to compare a text takes a tenth of the
+    time of parsing it. An entry is given out once: a third store is not expected to say it again.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._left = max_bytes
+        self._entries: OrderedDict[tuple[int, bytes], tuple[bytes, Embeddings]] = OrderedDict()
+        self._lock = Lock()
+
+    def take(self, data: bytes, start: int, end: int) -> Embeddings | None:
+        """The vectors that the text there was parsed into, if it was, and not long ago."""
+        key = end - start, data[start : min(end, start + _KEY_BYTES)]
+        with self._lock:
+            text, vectors = self._entries.get(key, (None, None))
+        if text is None or not data.startswith(text, start):
+            return None
+        with self._lock:
+            if self._entries.pop(key, None):
+                self._left += len(text)
+        return vectors
+
+    def put(self, text: bytes, vectors: Embeddings) -> None:
+        """Keep this for a while, at the cost of what was put here first."""
+        vectors.flags.writeable = False  # it may get into two batches
+        key = len(text), text[:_KEY_BYTES]
+        with self._lock:
+            if self._entries.pop(key, None):
+                self._left += len(text)
+            self._entries[key] = text, vectors
+            self._left -= len(text)
+            while self._left < 0:
+                _, (oldest, _) = self._entries.popitem(last=False)
+                self._left += len(oldest)
+
+
+_CACHE = VectorCache(_CACHE_BYTES)
+
+
 def _fast_parser() -> Any:
     try:
         from simdjson import Parser
@@ -119,7 +166,7 @@ def _parsed(data: bytes) -> tuple[dict[str, Any], Embeddings]:
         start, end = start + len('"embeddings":'), end + len("]]")
         with suppress(TypeError, ValueError, RuntimeError):  # a number that is null, or garbage
             rest = orjson.loads(b"".join((data[:start], b"null", data[end:])))
-            return rest, _vectors(memoryview(data)[start:end])
+            return rest, _vectors(data, start, end)
     try:
         answer = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -128,16 +175,34 @@ def _parsed(data: bytes) -> tuple[dict[str, Any], Embeddings]:
     return answer, _embeddings(answer["embeddings"])
 
 
-def _vectors(text: memoryview) -> Embeddings:
+def _vectors(data: bytes, start: int, end: int) -> Embeddings:
     """The vectors of a JSON list of lists of numbers; an error for anything else."""
+    vectors = _CACHE.take(data, start, end)
+    if vectors is None:
+        text = data[start:end]
+        vectors = _parsed_vectors(text)
+        _CACHE.put(text, vectors)
+    return vectors
+
+
+def _parsed_vectors(text: bytes) -> Embeddings:
     if _PARSER is None:
         return _embeddings(orjson.loads(text))
-    # Not one for all: it cannot be used again while something of its document is alive.
-    rows = _PARSER().parse(text)
-    (dimension,) = set(map(len, rows))
-    numbers = np.frombuffer(rows.as_buffer(of_type="d"), dtype=np.float64)
-    with np.errstate(over="ignore"):
-        return numbers.astype(np.float32).reshape(len(rows), dimension)
+    # In pieces that the processor's cache holds, each some whole rows.
+    parser = _PARSER()
+    pieces = []
+    start, end = 1, len(text) - 1
+    while start < end:
+        cut = text.find(b"],[", start + _PIECE_BYTES)
+        stop = end if cut < 0 else cut + 1
+        rows = parser.parse(b"[%b]" % text[start:stop])
+        (dimension,) = set(map(len, rows))
+        numbers = np.frombuffer(rows.as_buffer(of_type="d"), dtype=np.float64)
+        del rows  # a parser cannot be used again while something of its document is alive
+        with np.errstate(over="ignore"):
+            pieces.append(numbers.astype(np.float32).reshape(-1, dimension))
+        start = stop + 1
+    return np.concatenate(pieces)
 
 
 def _embeddings(rows: Any) -> Embeddings:

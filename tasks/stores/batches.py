@@ -1,8 +1,7 @@
 """Reading and writing records in requests of a size that suits both sides, and finding the records
 that a server does not take.
 
-An answer is parsed while the server writes the next one, and is no larger than what a worker can
-hold a few of.
+A read is cut so that a worker can hold a few of the answers; a large one costs the server less.
 
 A batch that is written is cut by the server's count of records and by bytes. Bytes are first
 estimated from what is big in a record (vector, document), then the encoded body is measured, and
@@ -18,9 +17,9 @@ is proof: the caller rules out vectors of a wrong dimension before anything is s
 
 from __future__ import annotations
 
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -31,7 +30,6 @@ from tasks.stores.base import RecordRefusal
 from tasks.stores.transport import ContentRefused
 
 MAX_REQUEST_BYTES = 32 * 1024 * 1024  # Chroma's own default limit is 40 MB
-READS_AT_ONCE = 2
 _PARTS = 8
 _FEW = 16  # so many that are refused together are tried one by one
 _JSON_FLOAT = 20  # bytes of a float32 that is written out as a decimal number of full length
@@ -51,55 +49,11 @@ def require_dimension(batch: RecordBatch, dimension: int | None) -> None:
         )
 
 
-def read(
-    ids: Sequence[str],
-    fetch: Callable[[Sequence[str]], T],
-    *,
-    max_records: int,
-    at_once: int = READS_AT_ONCE,
-) -> list[T]:
-    """What `fetch` gives for parts of `ids`, all of about the same size, in order.
-
-    Several threads call it. The first error ends the reading and is raised.
-    """
+def read(ids: Sequence[str], fetch: Callable[[Sequence[str]], T], *, max_records: int) -> list[T]:
+    """What `fetch` gives for parts of `ids`, all of about the same size, in order."""
     count = -(-len(ids) // max_records)
-    parts = [
-        ids[number * len(ids) // count : (number + 1) * len(ids) // count]
-        for number in range(count)
-    ]
-    results: dict[int, T] = {}
-    errors: list[Exception] = []
-    failed = threading.Event()
-
-    def work(first: int) -> None:
-        for number in range(first, count, at_once):
-            if failed.is_set():
-                return
-            try:
-                results[number] = fetch(parts[number])
-            except BaseException:
-                failed.set()
-                raise
-
-    def help_out(first: int) -> None:
-        try:
-            work(first)
-        except Exception as error:
-            errors.append(error)
-
-    # Not of a pool, whose threads would be waited for when the program is to end.
-    helpers = [
-        threading.Thread(target=help_out, args=[number], name="read", daemon=True)
-        for number in range(1, min(at_once, count))
-    ]
-    for helper in helpers:
-        helper.start()
-    work(0)
-    for helper in helpers:
-        helper.join()
-    if errors:
-        raise errors[0]
-    return [results[number] for number in range(count)]
+    cuts = [number * len(ids) // max(1, count) for number in range(count + 1)]
+    return [fetch(ids[start:end]) for start, end in pairwise(cuts)]
 
 
 def write(

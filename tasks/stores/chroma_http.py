@@ -40,7 +40,7 @@ from tasks.stores.transport import (
 )
 
 _READ_RECORDS = 10_000  # SQLite takes 32,766 variables in one query
-_READ_BYTES = 3 * 1024 * 1024  # of one answer, by what the last one took
+_READ_BYTES = 8 * 1024 * 1024  # of one answer, by what the last one took
 _FIRST_READ = 100  # records of a collection that nothing is known of
 _DELETE_RECORDS = 5_000
 _COLLECTIONS_PAGE = 500

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tasks.records import Metadata, RecordBatch
 from tasks.stores import answers
+from tasks.stores.answers import VectorCache
 from tests.unit.record_batches import METADATAS, TEXT, batch, record_batches
 
 FAST = answers._PARSER is not None
@@ -59,8 +60,7 @@ def answer(records: RecordBatch, **columns: Any) -> bytes:
 
 def embeddings_of(text: str, size: int) -> bytes:
     ids = [f"id{row}" for row in range(size)]
-    rows = json.dumps({"ids": ids, "documents": None})
-    return f'{rows[:-1]}, "embeddings":{text}}}'.encode()
+    return f'{{"ids":{json.dumps(ids)},"embeddings":{text},"documents":null}}'.encode()
 
 
 @given(data=st.data(), size=st.integers(1, 5), dimension=st.integers(1, 5))
@@ -170,6 +170,22 @@ def test_what_is_no_answer_is_garbled(data: bytes) -> None:
         answers.records(data, ["a"])
 
 
+@pytest.mark.parametrize("dimension", [1, 7, 3000, 30_000])
+def test_many_vectors_are_parsed_in_pieces(dimension: int) -> None:
+    size = 4 * answers._PIECE_BYTES // (10 * dimension) + 3
+    rng = np.random.default_rng(dimension)
+    vectors = rng.standard_normal((size, dimension)).astype(np.float32)
+    ids = [str(row) for row in range(size)]
+    body = {"ids": ids, "embeddings": vectors.tolist(), "documents": None}
+    found = answers.records(orjson.dumps(body), ids)
+    assert found.embeddings.tobytes() == vectors.tobytes()
+    for row in (0, size // 2, size - 1):
+        odd = [*vectors.tolist()]
+        odd[row] = [*odd[row], 1.0]
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            answers.records(orjson.dumps(body | {"embeddings": odd}), ids)
+
+
 MARKS = st.sampled_from(
     ['"embeddings":[[1]],"documents":', ']],"documents":', ']],"', '"embeddings":[[', "]],", '"']
 )
@@ -212,3 +228,46 @@ def test_the_same_answer_again_and_another_one_read_as_they_are(
         found = answers.records(answer(records), records.ids)
         assert found.ids == records.ids
         assert found.embeddings.tobytes() == records.embeddings.tobytes()
+
+
+class TestVectorCache:
+    VECTORS = np.zeros((1, 1), dtype=np.float32)
+
+    def has(self, cache: VectorCache, text: bytes) -> bool:
+        taken = cache.take(b"[1]" + text + b"[2]", 3, 3 + len(text))
+        assert taken is None or taken is self.VECTORS
+        return taken is not None
+
+    def test_it_gives_what_was_put_for_the_very_same_text_once(self) -> None:
+        cache = VectorCache(1000)
+        cache.put(b"[[1]]", self.VECTORS)
+        assert not self.has(cache, b"[[2]]")
+        assert self.has(cache, b"[[1]]")
+        assert not self.has(cache, b"[[1]]")
+
+    def test_it_tells_apart_what_differs_late(self) -> None:
+        cache = VectorCache(1000)
+        cache.put(b"1" * 100 + b"2", self.VECTORS)
+        assert not self.has(cache, b"1" * 100 + b"3")
+        assert not self.has(cache, b"1" * 100)
+        assert not self.has(cache, b"1" * 100 + b"22")
+        assert self.has(cache, b"1" * 100 + b"2")
+
+    def test_it_forgets_the_oldest_to_stay_within_its_bytes(self) -> None:
+        cache = VectorCache(1000)
+        for digit in range(20):
+            cache.put(b"%02d" % digit * 50, self.VECTORS)
+        kept = [digit for digit in range(20) if self.has(cache, b"%02d" % digit * 50)]
+        assert kept == list(range(10, 20))
+        cache.put(b"1" * 1001, self.VECTORS)
+        assert not self.has(cache, b"1" * 1001)
+        for _ in range(20):
+            cache.put(b"1" * 400, self.VECTORS)
+        cache.put(b"2" * 400, self.VECTORS)
+        assert self.has(cache, b"1" * 400)
+
+    def test_nobody_changes_what_two_batches_share(self) -> None:
+        vectors = np.zeros((1, 1), dtype=np.float32)
+        VectorCache(1000).put(b"[[0]]", vectors)
+        with pytest.raises(ValueError, match="read-only"):
+            vectors[0] = 1
