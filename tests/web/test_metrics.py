@@ -353,13 +353,22 @@ def test_without_postgres_the_process_is_still_told(
     assert web.get("/readyz").status_code == 503
 
 
-def test_a_part_that_takes_too_long_costs_only_itself(
-    web: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_scrape_takes_long(web: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     queries = told.QUERIES | {"tasks": "SELECT 'sync', 'pending', 1 FROM pg_sleep(60)"}
     monkeypatch.setattr(told, "QUERIES", queries)
     monkeypatch.setattr(told, "BUDGET", 1.0)
     seen = scrape(web)
     assert seen["scrape_errors_total"] >= 1
     assert 'pair_lag_seconds{pair="docs"}' in seen
+
+
+def test_a_part_that_takes_too_long_costs_only_itself(
+    web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed_out = "DO $$ BEGIN RAISE SQLSTATE '57014'; END $$"
+    monkeypatch.setattr(told, "QUERIES", told.QUERIES | {"tasks": timed_out})
+    seen = scrape(web)
+    assert seen["scrape_errors_total"] == 1
     assert 'tasks{kind="sync",status="pending"}' not in seen
+    assert 'pair_lag_seconds{pair="docs"}' in seen
+    assert 'chunks_planned_total{kind="sync"}' in seen

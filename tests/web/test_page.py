@@ -178,6 +178,7 @@ def test_a_lost_connection_is_told_and_found_again(
     coordinator.terminate()
     coordinator.wait(30)
     expect(page.locator("#connection")).to_have_text("connection lost")
+    expect(page.locator("#banner")).to_be_visible()
     expect(page.locator("#banner")).to_contain_text(
         "The coordinator does not answer. What is shown"
     )
@@ -310,10 +311,12 @@ def test_ten_thousand_chunks_fit(web: httpx.Client, database: Database, opened: 
 
 @pytest.mark.parametrize("width", [360, 820, 1440])
 def test_it_fits_every_screen(
-    web: httpx.Client, failed_run: UUID, opened: Open, width: int
+    web: httpx.Client, database: Database, failed_run: UUID, opened: Open, width: int
 ) -> None:
+    plan_run(database, [f"{n}" for n in range(300)], chunk_size=1)
     page = opened(address(web), viewport={"width": width, "height": 800})
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    expect(page.locator(".trouble li")).to_be_visible()
     canvas = page.locator(".grid canvas").bounding_box()
     assert canvas is not None
     assert canvas["x"] + canvas["width"] <= width
