@@ -27,14 +27,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from coordinator.schedule import LEASE
-from coordinator.web.shared import Shared
-from coordinator.web.totals import (
+from coordinator.totals import (
     DURATION_BOUNDS,
     WAIT_BOUNDS,
     Totals,
     limit_statements,
     read_totals,
 )
+from coordinator.web.shared import Shared
 from tasks.actors import PRIORITIES, queue_of
 from tasks.database import Database, load_queries
 from tasks.errors import ChromaSyncError, DatabaseUnavailable

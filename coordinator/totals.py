@@ -30,8 +30,7 @@ def read_totals(database: Database, *, until: float) -> Totals:
 
     `until`: when (on the monotonic clock) it has to be done.
     """
-    while time.monotonic() < until and _count_ended(database, until=until):
-        pass
+    count_ended(database, until=until)
     totals: Totals = defaultdict(float)
     with database.transaction() as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -51,7 +50,13 @@ def limit_statements(connection: Connection, until: float) -> None:
     connection.execute(QUERIES["settle"], {"milliseconds": int(left * 1000)})
 
 
-def _count_ended(database: Database, *, until: float) -> bool:
+def count_ended(database: Database, *, until: float) -> None:
+    """Add all runs that have ended to what is counted, as far as there is time until then."""
+    while time.monotonic() < until and _count_some(database, until=until):
+        pass
+
+
+def _count_some(database: Database, *, until: float) -> bool:
     """Add runs that have ended to what is counted; False if there are no more for us."""
     with database.transaction() as connection:
         limit_statements(connection, until)
