@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from itertools import repeat
 from threading import Lock
@@ -113,38 +114,48 @@ class VectorCache:
     time of parsing it. An entry is given out once: a third store is not expected to say it again.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, parse: Callable[[bytes], Embeddings], *, max_bytes: int) -> None:
+        self._parse = parse
         self._left = max_bytes
-        self._entries: OrderedDict[tuple[int, bytes], tuple[bytes, Embeddings]] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, bytes], tuple[bytes, Future[Embeddings]]] = (
+            OrderedDict()
+        )
         self._lock = Lock()
 
-    def take(self, data: bytes, start: int, end: int) -> Embeddings | None:
-        """The vectors that the text there was parsed into, if it was, and not long ago."""
+    def parsed(self, data: bytes, start: int, end: int) -> Embeddings:
+        """The vectors whose text is there; not to be changed."""
         key = end - start, data[start : min(end, start + _KEY_BYTES)]
         with self._lock:
             text, vectors = self._entries.get(key, (None, None))
-        if text is None or not data.startswith(text, start):
-            return None
-        with self._lock:
-            if self._entries.pop(key, None):
-                self._left += len(text)
-        return vectors
+        if text is not None and vectors is not None and data.startswith(text, start):
+            self._drop(key, vectors)
+            return vectors.result()  # another thread may still be at it
+        text, vectors = data[start:end], Future()
+        self._keep(key, text, vectors)
+        try:
+            parsed = self._parse(text)
+            parsed.flags.writeable = False
+            vectors.set_result(parsed)
+        except Exception as error:
+            vectors.set_exception(error)
+            self._drop(key, vectors)
+        return vectors.result()
 
-    def put(self, text: bytes, vectors: Embeddings) -> None:
-        """Keep this for a while, at the cost of what was put here first."""
-        vectors.flags.writeable = False  # it may get into two batches
-        key = len(text), text[:_KEY_BYTES]
+    def _keep(self, key: tuple[int, bytes], text: bytes, vectors: Future[Embeddings]) -> None:
         with self._lock:
-            if self._entries.pop(key, None):
-                self._left += len(text)
+            replaced, _ = self._entries.pop(key, (b"", None))
             self._entries[key] = text, vectors
-            self._left -= len(text)
+            self._left += len(replaced) - len(text)
             while self._left < 0:
                 _, (oldest, _) = self._entries.popitem(last=False)
                 self._left += len(oldest)
 
-
-_CACHE = VectorCache(_CACHE_BYTES)
+    def _drop(self, key: tuple[int, bytes], vectors: Future[Embeddings]) -> None:
+        with self._lock:
+            text, current = self._entries.get(key, (b"", None))
+            if current is vectors:
+                del self._entries[key]
+                self._left += len(text)
 
 
 def _fast_parser() -> Any:
@@ -166,7 +177,7 @@ def _parsed(data: bytes) -> tuple[dict[str, Any], Embeddings]:
         start, end = start + len('"embeddings":'), end + len("]]")
         with suppress(TypeError, ValueError, RuntimeError):  # a number that is null, or garbage
             rest = orjson.loads(b"".join((data[:start], b"null", data[end:])))
-            return rest, _vectors(data, start, end)
+            return rest, _CACHE.parsed(data, start, end)
     try:
         answer = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -175,17 +186,8 @@ def _parsed(data: bytes) -> tuple[dict[str, Any], Embeddings]:
     return answer, _embeddings(answer["embeddings"])
 
 
-def _vectors(data: bytes, start: int, end: int) -> Embeddings:
-    """The vectors of a JSON list of lists of numbers; an error for anything else."""
-    vectors = _CACHE.take(data, start, end)
-    if vectors is None:
-        text = data[start:end]
-        vectors = _parsed_vectors(text)
-        _CACHE.put(text, vectors)
-    return vectors
-
-
 def _parsed_vectors(text: bytes) -> Embeddings:
+    """The vectors of a JSON list of lists of numbers; an error for anything else."""
     if _PARSER is None:
         return _embeddings(orjson.loads(text))
     # In pieces that the processor's cache holds, each some whole rows.
@@ -203,6 +205,9 @@ def _parsed_vectors(text: bytes) -> Embeddings:
             pieces.append(numbers.astype(np.float32).reshape(-1, dimension))
         start = stop + 1
     return np.concatenate(pieces)
+
+
+_CACHE = VectorCache(_parsed_vectors, max_bytes=_CACHE_BYTES)
 
 
 def _embeddings(rows: Any) -> Embeddings:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.records import Metadata, RecordBatch
+from tasks.records import Embeddings, Metadata, RecordBatch
 from tasks.stores import answers
 from tasks.stores.answers import VectorCache
 from tests.unit.record_batches import METADATAS, TEXT, batch, record_batches
@@ -171,7 +173,11 @@ def test_what_is_no_answer_is_garbled(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("dimension", [1, 7, 3000, 30_000])
-def test_many_vectors_are_parsed_in_pieces(dimension: int) -> None:
+def test_many_vectors_are_parsed_in_pieces(
+    parser: str, dimension: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if parser == "simdjson":
+        monkeypatch.setattr(answers, "_embeddings", None)  # what is slow
     size = 4 * answers._PIECE_BYTES // (10 * dimension) + 3
     rng = np.random.default_rng(dimension)
     vectors = rng.standard_normal((size, dimension)).astype(np.float32)
@@ -180,8 +186,8 @@ def test_many_vectors_are_parsed_in_pieces(dimension: int) -> None:
     found = answers.records(orjson.dumps(body), ids)
     assert found.embeddings.tobytes() == vectors.tobytes()
     for row in (0, size // 2, size - 1):
-        odd = [*vectors.tolist()]
-        odd[row] = [*odd[row], 1.0]
+        odd = vectors.tolist()
+        odd[row].append(odd[row - 1].pop())
         with pytest.raises((KeyError, TypeError, ValueError)):
             answers.records(orjson.dumps(body | {"embeddings": odd}), ids)
 
@@ -231,43 +237,78 @@ def test_the_same_answer_again_and_another_one_read_as_they_are(
 
 
 class TestVectorCache:
-    VECTORS = np.zeros((1, 1), dtype=np.float32)
+    """With a parser that counts how often it is asked."""
 
-    def has(self, cache: VectorCache, text: bytes) -> bool:
-        taken = cache.take(b"[1]" + text + b"[2]", 3, 3 + len(text))
-        assert taken is None or taken is self.VECTORS
-        return taken is not None
+    @pytest.fixture
+    def asked(self) -> list[bytes]:
+        return []
 
-    def test_it_gives_what_was_put_for_the_very_same_text_once(self) -> None:
-        cache = VectorCache(1000)
-        cache.put(b"[[1]]", self.VECTORS)
-        assert not self.has(cache, b"[[2]]")
-        assert self.has(cache, b"[[1]]")
-        assert not self.has(cache, b"[[1]]")
+    @pytest.fixture
+    def cache(self, asked: list[bytes]) -> VectorCache:
+        def parse(text: bytes) -> Embeddings:
+            asked.append(text)
+            return np.frombuffer(text, dtype=np.uint8).astype(np.float32)
 
-    def test_it_tells_apart_what_differs_late(self) -> None:
-        cache = VectorCache(1000)
-        cache.put(b"1" * 100 + b"2", self.VECTORS)
-        assert not self.has(cache, b"1" * 100 + b"3")
-        assert not self.has(cache, b"1" * 100)
-        assert not self.has(cache, b"1" * 100 + b"22")
-        assert self.has(cache, b"1" * 100 + b"2")
+        return VectorCache(parse, max_bytes=1000)
 
-    def test_it_forgets_the_oldest_to_stay_within_its_bytes(self) -> None:
-        cache = VectorCache(1000)
-        for digit in range(20):
-            cache.put(b"%02d" % digit * 50, self.VECTORS)
-        kept = [digit for digit in range(20) if self.has(cache, b"%02d" % digit * 50)]
-        assert kept == list(range(10, 20))
-        cache.put(b"1" * 1001, self.VECTORS)
-        assert not self.has(cache, b"1" * 1001)
-        for _ in range(20):
-            cache.put(b"1" * 400, self.VECTORS)
-        cache.put(b"2" * 400, self.VECTORS)
-        assert self.has(cache, b"1" * 400)
+    def ask(self, cache: VectorCache, text: bytes) -> None:
+        found = cache.parsed(b"[1]" + text + b"[2]", 3, 3 + len(text))
+        assert found.astype(np.uint8).tobytes() == text
 
-    def test_nobody_changes_what_two_batches_share(self) -> None:
-        vectors = np.zeros((1, 1), dtype=np.float32)
-        VectorCache(1000).put(b"[[0]]", vectors)
-        with pytest.raises(ValueError, match="read-only"):
-            vectors[0] = 1
+    def test_a_text_that_comes_twice_is_parsed_once(
+        self, cache: VectorCache, asked: list[bytes]
+    ) -> None:
+        for text in (b"[[1]]", b"[[2]]", b"[[1]]", b"[[2]]"):
+            self.ask(cache, text)
+        assert asked == [b"[[1]]", b"[[2]]"]
+        self.ask(cache, b"[[1]]")
+        assert asked == [b"[[1]]", b"[[2]]", b"[[1]]"]
+
+    def test_it_tells_apart_what_differs_late(self, cache: VectorCache, asked: list[bytes]) -> None:
+        for end in (b"2", b"3", b"", b"22", b"4"):
+            self.ask(cache, b"1" * 100 + end)
+        assert len(asked) == 5
+
+    def test_it_forgets_the_oldest_to_stay_within_its_bytes(
+        self, cache: VectorCache, asked: list[bytes]
+    ) -> None:
+        texts = [b"%02d" % number * 50 for number in range(20)]
+        for text in [*texts, *texts[10:], b"1" * 1001, b"1" * 1001]:
+            self.ask(cache, text)
+        assert asked == [*texts, b"1" * 1001, b"1" * 1001]
+        asked.clear()
+        for end in [*(b"%d" % number for number in range(20)), b"19"]:
+            self.ask(cache, b"1" * 400 + end)  # all have the same beginning
+        assert len(asked) == 20
+
+    def test_who_comes_while_it_is_parsed_waits_for_that(self) -> None:
+        begun, may_end = threading.Event(), threading.Event()
+
+        def parse(_text: bytes) -> Embeddings:
+            assert not begun.is_set()
+            begun.set()
+            assert may_end.wait(5)
+            return np.ones((1, 1), dtype=np.float32)
+
+        cache = VectorCache(parse, max_bytes=1000)
+        with ThreadPoolExecutor(2) as threads:
+            one = threads.submit(cache.parsed, b"[[1]]", 0, 5)
+            assert begun.wait(5)
+            other = threads.submit(cache.parsed, b"[[1]]", 0, 5)
+            assert not wait([one, other], timeout=0.1).done
+            may_end.set()
+            assert one.result() is other.result()
+
+    def test_what_does_not_parse_is_not_kept(self) -> None:
+        cache = VectorCache(lambda text: np.array(orjson.loads(text)), max_bytes=1000)
+        for _ in range(3):
+            with pytest.raises(ValueError, match="unexpected"):
+                cache.parsed(b"[[1]]", 1, 5)
+        assert cache.parsed(b"[[1]]", 0, 5).tolist() == [[1]]
+
+
+def test_two_batches_that_share_vectors_cannot_change_them() -> None:
+    records = batch("a", "b")
+    found = [answers.records(answer(records), records.ids) for _ in range(2)]
+    with pytest.raises(ValueError, match="read-only"):
+        found[0].embeddings[0] = 1
