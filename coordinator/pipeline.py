@@ -44,7 +44,7 @@ from tasks.stores.base import Store
 from tasks.worker import DEFAULT_QUEUE
 from tasks.workers import bury_dead_workers, live_workers
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2  # at most; a run of a few chunks is over in less
 MEND_SECONDS = 2.0  # between two looks for lost tasks and dead workers
 PATIENCE_SECONDS = 60.0  # how long Postgres or a store may be away
 
@@ -220,6 +220,7 @@ class Pipeline:
         display.phase(phase, done=progress.records.get("completed", 0), total=records)
         next_mending = time.monotonic()
         told_alone = False
+        pause = POLL_SECONDS / 16
         while not progress.is_over:
             self.ground.check()
             if time.monotonic() >= next_mending:
@@ -233,7 +234,8 @@ class Pipeline:
                         "No worker is there; start some with `chroma-sync worker` "
                         "and the same DATABASE_URL."
                     )
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(pause * 1.5, POLL_SECONDS)
             progress = patiently(lambda: self._ledger.progress(run_id))
             display.update(progress.records.get("completed", 0), records)
 

@@ -77,6 +77,8 @@ class PostgresConsumer(Consumer):
             with self._changed:
                 if self._ready:
                     return self._ready.popleft()
+                if self._stopped:
+                    return None
                 free = self._free()
                 if not (free and self._look_now and self._may_claim()):
                     left = deadline - time.monotonic()
@@ -144,6 +146,7 @@ class PostgresConsumer(Consumer):
             self._stopped = True
             deliveries = list(self._ready)
             self._ready.clear()
+            self._changed.notify_all()
         self.requeue(deliveries)
 
     def ack(self, message: Delivery) -> None:
