@@ -68,7 +68,7 @@ def test_workers_are_killed_stopped_and_paused(
     scene: Scene, target_proxy: FaultyProxy, tell: Tell
 ) -> None:
     scene.put_before_target(target_proxy)
-    target_proxy.rule = slow_writes(0.5)
+    target_proxy.rule = slow_writes(1.5)  # so that the run lasts longer than the blows
     scene.start_workers(2)
     sync = scene.start_sync()
     scene.wait_for_results(3)
