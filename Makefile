@@ -57,7 +57,7 @@ lock: install
 	printf 'chromadb==0.6.3\nnumpy<2\n' | $(BIN)/uv pip compile --quiet --universal \
 		--python-version 3.11 --no-annotate --no-header --upgrade -o tests/chroma-0.6.3.txt -
 
-# Some 8 minutes. Other sizes: make bench ARGS="--size 384:5000 --rounds 1"
+# At most 10 minutes. Other sizes: make bench ARGS="--size 384:5000 --rounds 1"
 bench: install
 	$(BIN)/python -m tests.benchmarks.sync $(ARGS)
 
