@@ -110,6 +110,7 @@ class Database:
             reconnect_timeout=ASK_AGAIN,
             max_idle=60,
             open=False,
+            configure=self._configure,
             kwargs=self._options(),
         )
 
@@ -126,6 +127,12 @@ class Database:
         if not self.listen:
             options["prepare_threshold"] = None
         return options
+
+    def _configure(self, connection: Connection) -> None:
+        # A process that is paused within a transaction must not hold its locks for ever. Not in a
+        # session that a pooler shares with others.
+        if self.listen:
+            connection.execute("SET idle_in_transaction_session_timeout = '10s'")
 
     def open(self) -> None:
         """Connect once, so that a wrong address is told at once and clearly, then fill the pool.

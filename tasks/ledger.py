@@ -136,7 +136,9 @@ class Ledger:
         Such a late result is counted in `sync_runs.duplicates_suppressed`.
         """
         key = {"task_id": attempt.task_id, "token": attempt.token}
-        with self._database.transaction() as connection:
+        # Not in one transaction: a worker that is paused within one would keep its locks, and who
+        # would release its tasks would wait for it.
+        with self._database.connection() as connection:
             values = outcome.counts() | {
                 "source_digest": outcome.source_digest,
                 "target_digest": outcome.target_digest,

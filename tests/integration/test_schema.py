@@ -135,3 +135,9 @@ def test_a_postgres_that_is_full_for_a_moment_is_waited_for(
     monkeypatch.setattr(database_module, "OPEN_TIMEOUT", 0.1)
     with psycopg.connect(url), pytest.raises(DatabaseUnavailable, match="too many connections"):
         Database(url).open()
+
+
+def test_nobody_holds_locks_for_ever(database: Database) -> None:
+    with database.connection() as connection:
+        row = connection.execute("SHOW idle_in_transaction_session_timeout").fetchone()
+    assert row == ("10s",)
