@@ -223,6 +223,7 @@ class Pipeline:
         pause = POLL_SECONDS / 16
         while not progress.is_over:
             self.ground.check()
+            self.ground.replace_workers()
             if time.monotonic() >= next_mending:
                 if patiently(lambda: self._runs.status(run_id)) == "cancelled":
                     raise RunCancelled(f"Run {run_id} was cancelled.")
@@ -316,7 +317,6 @@ class Pipeline:
         lost = resend_lost(self.ground.transaction, run_id)
         if lost:
             logger.warning("tasks without a message were sent again", count=lost)
-        self.ground.replace_workers()
 
 
 def patiently(call: Callable[[], T]) -> T:

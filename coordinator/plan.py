@@ -6,9 +6,11 @@ while nothing has been written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import TypeVar
 from uuid import UUID
 
 import orjson
@@ -25,6 +27,7 @@ from tasks.stores.definitions import losses, metadata_to_write
 
 QUERIES = load_queries("plan")
 
+T = TypeVar("T")
 Listed = Callable[[str, int], None]  # (collection, ids seen so far)
 
 
@@ -122,6 +125,19 @@ def drawn(id_: bytes, run_id: UUID, share: float) -> bool:
     """Whether a record is in this run's sample: for both stores alike, by chance for each run."""
     dice = int.from_bytes(blake2b(id_, digest_size=8, key=run_id.bytes).digest(), "little")
     return dice < share * 2**64
+
+
+def ahead(items: Iterator[T], executor: Executor) -> Iterator[T]:
+    """The same, each asked for while the one before it is used; the first is asked for at once."""
+    coming = executor.submit(next, items, None)
+
+    def given() -> Iterator[T]:
+        nonlocal coming
+        while (item := coming.result()) is not None:
+            coming = executor.submit(next, items, None)
+            yield item
+
+    return given()
 
 
 class Planner:
@@ -245,9 +261,9 @@ class Planner:
     ) -> None:
         """One collection, in one transaction."""
 
-        def stream(store: Store, collection: Collection | None) -> Iterable[bytes]:
+        def encoded(pages: Iterable[list[str]]) -> Iterable[bytes]:
             seen = 0
-            for page in store.ids(collection) if collection else ():
+            for page in pages:
                 seen += len(page)
                 self._listed(pair.source.name, seen)
                 ids = (id_.encode() for id_ in page)
@@ -255,10 +271,16 @@ class Planner:
                     ids if sample >= 1 else (id_ for id_ in ids if drawn(id_, run_id, sample))
                 )
 
-        with self._transaction() as connection:
-            counts = manifest.stage(
-                connection, stream(self._source, pair.source), stream(self._target, pair.target)
+        with self._transaction() as connection, ThreadPoolExecutor(max_workers=2) as executor:
+            # Both sides are listed at the same time, a page ahead of what is staged.
+            source, target = (
+                encoded(ahead(store.ids(collection), executor)) if collection else ()
+                for store, collection in (
+                    (self._source, pair.source),
+                    (self._target, pair.target),
+                )
             )
+            counts = manifest.stage(connection, source, target)
             if known:
                 manifest.settle(connection, pair.source.id, known=known, written=written)
             extent = manifest.freeze(

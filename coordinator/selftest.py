@@ -37,7 +37,9 @@ def selftest(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chroma-sync-")))
         source, target = (_serve(stack, directory / side) for side in ("source", "target"))
         _fill(source)
-        coordinator = Coordinator(settings, database, source, target, display=display)
+        coordinator = Coordinator(
+            settings, database, source, target, display=display, assemble=True
+        )
         with coordinator.lead():
             report = coordinator.sync(Options(chunk_size=CHUNK_SIZE, workers=WORKERS))
     found = coordinator.workers_found

@@ -65,8 +65,12 @@ class Coordinator:
         environ: Mapping[str, str] = os.environ,
         pair: str | None = None,
         stopping: threading.Event | None = None,
+        assemble: bool = False,
     ) -> None:
-        """`pair`: the name that it has in a schedule. `stopping`: set to leave a run in order."""
+        """`pair`: the name that it has in a schedule. `stopping`: set to leave a run in order.
+        `assemble`: plan only once all local workers have reported for work; else they start while
+        it is planned.
+        """
         self._settings = settings
         self._database = database
         self._display = display
@@ -74,9 +78,10 @@ class Coordinator:
         self._private_queue = f"{DEFAULT_QUEUE}-{secrets.token_hex(4)}"
         self._pair = pair
         self._stopping = stopping
+        self._assemble = assemble
         self._lease: Lease | None = None
         self._runs = Runs(self._transaction)
-        self.workers_found = 0  # local worker processes that have reported for work
+        self.workers_found = 0  # local worker processes that have assembled
         self._source_address = parse_address(source)
         self._target_address = parse_address(target)
         if self._source_address.same_store(self._target_address):
@@ -306,7 +311,8 @@ class Coordinator:
                 environ={"DATABASE_URL": self._database.url},
             )
             try:
-                self.workers_found = local.wait_until_ready(self._database)
+                if self._assemble:
+                    self.workers_found = local.wait_until_ready(self._database)
                 yield local
             finally:
                 local.stop()

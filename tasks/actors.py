@@ -206,7 +206,6 @@ class ChunkWork:
                 attempt.ids,
                 one_way=attempt.one_way,
                 salvage=attempt.is_last,
-                checkpoint=self._checkpoint,
             )
         assert attempt.target is not None, "a sync makes its target collections when it is planned"
         return sync_chunk(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ Finding = tuple[str, str, tuple[str, ...]]
 # A position in the chunk, and 63 bits of the digest of the source's record; 0: the source has none.
 Unproven = tuple[int, int]
 _DIGEST_BITS = (1 << 63) - 1
+
+_Part = tuple[Store, Collection, Sequence[str]]  # which records, of which collection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,18 +90,16 @@ def sync_chunk(
     `target_is_empty`: the target has none of them, so that there is nothing to read and compare
     (and a server answers 500 to a read of a collection that is just getting its first records).
     `salvage`: read what can be read, where a server fails on some of the records.
-    `checkpoint` is called between requests and may raise, to stop half way; the same chunk again
+    `checkpoint` is called before each write and may raise, to stop half way; the same chunk again
     goes on from there. Records that cannot be read, or that the target refuses, are in the outcome;
     the others are written.
     """
     began = time.monotonic()
-    read = _salvaging if salvage else _plainly
-    wanted, unreadable = read(source, source_collection, ids)
-    checkpoint()
-    found, unreadable_there = read(target, target_collection, [] if target_is_empty else ids)
-    unreadable += unreadable_there
-    if unreadable:
-        wanted, found = _without(wanted, unreadable), _without(found, unreadable)
+    wanted, found, unreadable = _read_both(
+        (source, source_collection, ids),
+        (target, target_collection, [] if target_is_empty else ids),
+        salvage=salvage,
+    )
     difference = compare(wanted, found, space=source_collection.space)
     writes = plan_writes(wanted, found, difference)
     deletions = writes.delete if may_delete else []
@@ -143,23 +144,17 @@ def verify_chunk(
     *,
     one_way: bool = False,
     salvage: bool = False,
-    checkpoint: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Compare the records with these ids on both sides; nothing is written.
 
-    `one_way`: what only the target has is no finding. For `salvage` and `checkpoint` see
-    `sync_chunk`.
+    `one_way`: what only the target has is no finding. For `salvage` see `sync_chunk`.
     """
     began = time.monotonic()
-    read = _salvaging if salvage else _plainly
-    wanted, unreadable = read(source, source_collection, ids)
-    checkpoint()
-    found, unreadable_there = read(
-        target, target_collection or source_collection, ids if target_collection else []
+    wanted, found, unreadable = _read_both(
+        (source, source_collection, ids),
+        (target, target_collection or source_collection, ids if target_collection else []),
+        salvage=salvage,
     )
-    unreadable += unreadable_there
-    if unreadable:
-        wanted, found = _without(wanted, unreadable), _without(found, unreadable)
     difference = compare(wanted, found, space=source_collection.space)
     extra = [] if one_way else difference.extra
     findings: list[Finding] = [
@@ -190,16 +185,26 @@ def verify_chunk(
     )
 
 
-def _plainly(
+def _read_both(
+    source: _Part, target: _Part, *, salvage: bool
+) -> tuple[RecordBatch, RecordBatch, list[RecordRefusal]]:
+    """The records of both sides, without those that cannot be read on one of them."""
+    read = read_what_can_be_read if salvage else _read_all
+    # Both servers at work at the same time.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        reading = beside.submit(read, *target)
+        wanted, unreadable = read(*source)
+        found, unreadable_there = reading.result()
+    unreadable += unreadable_there
+    if unreadable:
+        wanted, found = _without(wanted, unreadable), _without(found, unreadable)
+    return wanted, found, unreadable
+
+
+def _read_all(
     store: Store, collection: Collection, ids: Sequence[str]
 ) -> tuple[RecordBatch, list[RecordRefusal]]:
     return store.read(collection, ids), []
-
-
-def _salvaging(
-    store: Store, collection: Collection, ids: Sequence[str]
-) -> tuple[RecordBatch, list[RecordRefusal]]:
-    return read_what_can_be_read(store, collection, ids)
 
 
 def _without(batch: RecordBatch, unreadable: Iterable[RecordRefusal]) -> RecordBatch:

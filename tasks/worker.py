@@ -69,7 +69,7 @@ class Worker:
             message_retention=settings.sync_message_retention,
         )
         self._dramatiq = dramatiq.Worker(
-            self._broker, worker_timeout=200, worker_threads=settings.sync_worker_threads
+            self._broker, worker_timeout=50, worker_threads=settings.sync_worker_threads
         )
         # A chunk takes far longer than a claim: what one worker holds back, another could do.
         self._dramatiq.queue_prefetch = settings.sync_worker_threads

@@ -15,6 +15,8 @@ from tasks.database import Database
 from tasks.embedded import embedded_postgres
 from tasks.schema import migrate
 
+pytest_plugins = ["tests.browser"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> Iterator[None]:

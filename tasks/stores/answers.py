@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import repeat
 from threading import Lock
 from typing import Any
@@ -24,7 +25,7 @@ from tasks.stores.base import Collection
 
 _CACHE_BYTES = 40 * 1024 * 1024  # two threads' chunks of 1000 records, 1536 dimensions
 _KEY_BYTES = 64  # of a text, that it is looked up by before it is compared
-_PIECE_BYTES = 128 * 1024  # more does not fit the processor's cache, nor the small allocations
+_PIECE_BYTES = 64 * 1024  # more does not fit the processor's cache, nor the small allocations
 
 NO_EMBEDDINGS: Embeddings = np.empty((0, 0), dtype=np.float32)
 
@@ -114,48 +115,63 @@ class VectorCache:
     time of parsing it. An entry is given out once: a third store is not expected to say it again.
     """
 
-    def __init__(self, parse: Callable[[bytes], Embeddings], *, max_bytes: int) -> None:
+    def __init__(self, parse: Callable[[bytes, int, int], Embeddings], *, max_bytes: int) -> None:
         self._parse = parse
         self._left = max_bytes
-        self._entries: OrderedDict[tuple[int, bytes], tuple[bytes, Future[Embeddings]]] = (
-            OrderedDict()
-        )
+        self._entries: OrderedDict[tuple[int, bytes], _Parsed] = OrderedDict()
         self._lock = Lock()
 
     def parsed(self, data: bytes, start: int, end: int) -> Embeddings:
         """The vectors whose text is there; not to be changed."""
         key = end - start, data[start : min(end, start + _KEY_BYTES)]
         with self._lock:
-            text, vectors = self._entries.get(key, (None, None))
-        if text is not None and vectors is not None and data.startswith(text, start):
-            self._drop(key, vectors)
-            return vectors.result()  # another thread may still be at it
-        text, vectors = data[start:end], Future()
-        self._keep(key, text, vectors)
+            found = self._entries.get(key)
+        if found is not None and _same_text(data, start, found.data, found.start, end - start):
+            self._drop(key, found)
+            return found.vectors.result()  # another thread may still be at it
+        entry = _Parsed(data=data, start=start)
+        self._keep(key, entry)
         try:
-            parsed = self._parse(text)
-            parsed.flags.writeable = False
-            vectors.set_result(parsed)
+            vectors = self._parse(data, start, end)
+            vectors.flags.writeable = False
+            entry.vectors.set_result(vectors)
         except Exception as error:
-            vectors.set_exception(error)
-            self._drop(key, vectors)
-        return vectors.result()
+            entry.vectors.set_exception(error)
+            self._drop(key, entry)
+        return entry.vectors.result()
 
-    def _keep(self, key: tuple[int, bytes], text: bytes, vectors: Future[Embeddings]) -> None:
+    def _keep(self, key: tuple[int, bytes], entry: _Parsed) -> None:
         with self._lock:
-            replaced, _ = self._entries.pop(key, (b"", None))
-            self._entries[key] = text, vectors
-            self._left += len(replaced) - len(text)
+            replaced = self._entries.pop(key, None)
+            self._entries[key] = entry
+            self._left += (len(replaced.data) if replaced else 0) - len(entry.data)
             while self._left < 0:
-                _, (oldest, _) = self._entries.popitem(last=False)
-                self._left += len(oldest)
+                _, oldest = self._entries.popitem(last=False)
+                self._left += len(oldest.data)
 
-    def _drop(self, key: tuple[int, bytes], vectors: Future[Embeddings]) -> None:
+    def _drop(self, key: tuple[int, bytes], entry: _Parsed) -> None:
         with self._lock:
-            text, current = self._entries.get(key, (b"", None))
-            if current is vectors:
+            if self._entries.get(key) is entry:
                 del self._entries[key]
-                self._left += len(text)
+                self._left += len(entry.data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Parsed:
+    """An answer, where its vectors begin in it, and what they were parsed into."""
+
+    data: bytes  # as a whole: a copy of the part would cost more than it saves
+    start: int
+    vectors: Future[Embeddings] = field(default_factory=Future)
+
+
+def _same_text(one: bytes, start: int, other: bytes, at: int, length: int) -> bool:
+    # In pieces, for the same reason.
+    return all(
+        one[start + offset : start + stop] == other[at + offset : at + stop]
+        for offset in range(0, length, _PIECE_BYTES)
+        for stop in (min(length, offset + _PIECE_BYTES),)
+    )
 
 
 def _fast_parser() -> Any:
@@ -186,18 +202,18 @@ def _parsed(data: bytes) -> tuple[dict[str, Any], Embeddings]:
     return answer, _embeddings(answer["embeddings"])
 
 
-def _parsed_vectors(text: bytes) -> Embeddings:
-    """The vectors of a JSON list of lists of numbers; an error for anything else."""
+def _parsed_vectors(data: bytes, start: int, end: int) -> Embeddings:
+    """The vectors of the JSON list of lists of numbers there; an error for anything else."""
     if _PARSER is None:
-        return _embeddings(orjson.loads(text))
+        return _embeddings(orjson.loads(data[start:end]))
     # In pieces that the processor's cache holds, each some whole rows.
     parser = _PARSER()
     pieces = []
-    start, end = 1, len(text) - 1
+    start, end = start + 1, end - 1
     while start < end:
-        cut = text.find(b"],[", start + _PIECE_BYTES)
+        cut = data.find(b"],[", start + _PIECE_BYTES, end)
         stop = end if cut < 0 else cut + 1
-        rows = parser.parse(b"[%b]" % text[start:stop])
+        rows = parser.parse(b"[%b]" % data[start:stop])
         (dimension,) = set(map(len, rows))
         numbers = np.frombuffer(rows.as_buffer(of_type="d"), dtype=np.float64)
         del rows  # a parser cannot be used again while something of its document is alive

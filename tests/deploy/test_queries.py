@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import psycopg
 import pytest
@@ -21,21 +16,17 @@ import yaml
 
 from tests.chaos.processes import Process
 from tests.deploy.conftest import DEPLOY
+from tests.deploy.prometheus import HOST, PATIENCE, Scrape, free_port, needs_prometheus
+from tests.deploy.prometheus import prometheus as prometheus
 from tests.e2e.conftest import Program, fill, open_side
 from tests.eventually import eventually
 
-PATIENCE = 120.0
-HOST = "127.0.0.1"
 # What is told by Prometheus itself, not by us.
 OF_PROMETHEUS = {"up", "scrape_duration_seconds", "ALERTS"}
 # What shows nothing on a run that goes well.
 MAY_BE_EMPTY = {"Time left", "Errors, retries and rejects"}
 
-PROGRAM = shutil.which("prometheus")
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None,
-    reason="there is no prometheus (Debian: apt-get install prometheus)",
-)
+pytestmark = needs_prometheus
 
 
 def dashboards() -> list[dict[str, Any]]:
@@ -91,54 +82,6 @@ def labels_in(expr: str) -> set[str]:
     return {*selected, *(name.strip() for group in groups for name in group.split(",") if name)}
 
 
-class Prometheus:
-    """The HTTP API of a server."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def ask(self, path: str, **arguments: str) -> Any:
-        with urlopen(f"{self._url}/api/v1/{path}?{urlencode(arguments)}", timeout=30) as answer:
-            return json.load(answer)["data"]
-
-    def query(self, expr: str) -> list[dict[str, Any]]:
-        result = self.ask("query", query=expr)["result"]
-        assert isinstance(result, list)
-        return result
-
-    def value(self, expr: str) -> float | None:
-        """Of a query that gives one sample; None if it gives none."""
-        samples = self.query(expr)
-        return float(samples[0]["value"][1]) if samples else None
-
-    def is_ready(self) -> bool:
-        try:
-            with urlopen(f"{self._url}/-/ready", timeout=5):
-                return True
-        except (URLError, ConnectionError):
-            return False
-
-    def targets(self) -> dict[str, str]:
-        """The health of what it scrapes, by address."""
-        active = self.ask("targets", state="active")["activeTargets"]
-        return {one["labels"]["instance"]: one["health"] for one in active}
-
-    def metrics(self) -> set[str]:
-        """The names of all that it was told of, also of what has no sample yet."""
-        names = set(self.ask("label/__name__/values"))
-        for name, (family, *_) in self.ask("metadata").items():
-            names |= {name, f"{name}_total"}
-            if family["type"] == "histogram":
-                names |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
-        return names
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 def is_healthy(*, page: int, metrics: int) -> bool:
     """What the health check of the image says of a container with these ports."""
     environ = {"SYNC_WEB_PORT": str(page), "SYNC_METRICS_PORT": str(metrics)}
@@ -178,51 +121,10 @@ def start(program: Program, tmp_path: Path) -> Iterator[Callable[..., Process]]:
         process.kill()
 
 
-@pytest.fixture
-def prometheus(start: Callable[..., Process], tmp_path: Path) -> Callable[..., Prometheus]:
-    """Starts a server with our rules, that looks every second at the addresses given by job."""
-
-    def prometheus(**jobs: list[str]) -> Prometheus:
-        rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
-        (tmp_path / "alerts.yml").write_text(yaml.safe_dump(rules))
-        scrapes = [
-            {"job_name": f"chroma-sync-{job}", "static_configs": [{"targets": addresses}]}
-            for job, addresses in jobs.items()
-        ]
-        configuration = {
-            "global": {
-                "scrape_interval": "1s",
-                "scrape_timeout": "1s",
-                "evaluation_interval": "1s",
-            },
-            "rule_files": ["alerts.yml"],
-            "scrape_configs": scrapes,
-        }
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-        address = f"{HOST}:{free_port()}"
-        process = start(
-            "prometheus",
-            str(PROGRAM),
-            f"--config.file={tmp_path / 'prometheus.yml'}",
-            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-            f"--web.listen-address={address}",
-        )
-        server = Prometheus(f"http://{address}")
-
-        def is_ready() -> bool:
-            assert process.is_running, process.log_end()
-            return server.is_ready()
-
-        eventually(is_ready, within=PATIENCE)
-        return server
-
-    return prometheus
-
-
 def test_every_query_has_an_answer(
     servers: tuple[str, str],
     start: Callable[..., Process],
-    prometheus: Callable[..., Prometheus],
+    prometheus: Scrape,
     ask: Ask,
 ) -> None:
     source, target = (open_side(url, "queries") for url in servers)

@@ -236,6 +236,9 @@ def test_the_same_answer_again_and_another_one_read_as_they_are(
         assert found.embeddings.tobytes() == records.embeddings.tobytes()
 
 
+AROUND = 6  # bytes around the text of vectors, in these answers
+
+
 class TestVectorCache:
     """With a parser that counts how often it is asked."""
 
@@ -245,14 +248,14 @@ class TestVectorCache:
 
     @pytest.fixture
     def cache(self, asked: list[bytes]) -> VectorCache:
-        def parse(text: bytes) -> Embeddings:
-            asked.append(text)
-            return np.frombuffer(text, dtype=np.uint8).astype(np.float32)
+        def parse(data: bytes, start: int, end: int) -> Embeddings:
+            asked.append(data[start:end])
+            return np.frombuffer(data[start:end], dtype=np.uint8).astype(np.float32)
 
-        return VectorCache(parse, max_bytes=1000)
+        return VectorCache(parse, max_bytes=10 * (100 + AROUND))
 
     def ask(self, cache: VectorCache, text: bytes) -> None:
-        found = cache.parsed(b"[1]" + text + b"[2]", 3, 3 + len(text))
+        found = cache.parsed(b"[1]" + text + b"[2]", 3, 3 + len(text))  # AROUND
         assert found.astype(np.uint8).tobytes() == text
 
     def test_a_text_that_comes_twice_is_parsed_once(
@@ -269,13 +272,23 @@ class TestVectorCache:
             self.ask(cache, b"1" * 100 + end)
         assert len(asked) == 5
 
+    def test_it_compares_long_texts_to_their_end(self) -> None:
+        cache = VectorCache(
+            lambda data, start, end: np.array([data[start], data[end - 1]]), max_bytes=10**7
+        )
+        long = b"1" * 200_001
+        for end in (b"2", b"3"):
+            assert cache.parsed(long + end, 0, len(long) + 1)[1] == ord(end)
+        kept = cache.parsed(b"1" + long + b"4", 1, len(long) + 2)
+        assert cache.parsed(long + b"4", 0, len(long) + 1) is kept
+
     def test_it_forgets_the_oldest_to_stay_within_its_bytes(
         self, cache: VectorCache, asked: list[bytes]
     ) -> None:
         texts = [b"%02d" % number * 50 for number in range(20)]
-        for text in [*texts, *texts[10:], b"1" * 1001, b"1" * 1001]:
+        for text in [*texts, *texts[10:], b"1" * 1100, b"1" * 1100]:
             self.ask(cache, text)
-        assert asked == [*texts, b"1" * 1001, b"1" * 1001]
+        assert asked == [*texts, b"1" * 1100, b"1" * 1100]
         asked.clear()
         for end in [*(b"%d" % number for number in range(20)), b"19"]:
             self.ask(cache, b"1" * 400 + end)  # all have the same beginning
@@ -284,7 +297,7 @@ class TestVectorCache:
     def test_who_comes_while_it_is_parsed_waits_for_that(self) -> None:
         begun, may_end = threading.Event(), threading.Event()
 
-        def parse(_text: bytes) -> Embeddings:
+        def parse(_data: bytes, _start: int, _end: int) -> Embeddings:
             assert not begun.is_set()
             begun.set()
             assert may_end.wait(5)
@@ -300,7 +313,9 @@ class TestVectorCache:
             assert one.result() is other.result()
 
     def test_what_does_not_parse_is_not_kept(self) -> None:
-        cache = VectorCache(lambda text: np.array(orjson.loads(text)), max_bytes=1000)
+        cache = VectorCache(
+            lambda data, start, end: np.array(orjson.loads(data[start:end])), max_bytes=1000
+        )
         for _ in range(3):
             with pytest.raises(ValueError, match="unexpected"):
                 cache.parsed(b"[[1]]", 1, 5)
