@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 OLD_CHROMA := $(VENV)/chroma-0.6.3
 
-.PHONY: install demo test chaos bench bench-broker lint lock clean
+.PHONY: install demo test chaos bench bench-scale bench-broker lint lock clean
 
 install: $(STAMP)
 
@@ -57,9 +57,13 @@ lock: install
 	printf 'chromadb==0.6.3\nnumpy<2\n' | $(BIN)/uv pip compile --quiet --universal \
 		--python-version 3.11 --no-annotate --no-header --upgrade -o tests/chroma-0.6.3.txt -
 
-# At most 10 minutes. Other sizes: make bench ARGS="--size 384:5000 --rounds 1"
+# Half an hour. Other sizes: make bench ARGS="--size 384:5000 --rounds 1"
 bench: install
 	$(BIN)/python -m tests.benchmarks.sync $(ARGS)
+
+# Half an hour. Other sizes: make bench-scale ARGS="--sizes 5000,20000"
+bench-scale: install
+	$(BIN)/python -m tests.benchmarks.scale $(ARGS)
 
 bench-broker: install
 	$(BIN)/python -m tests.benchmarks.broker

@@ -15,6 +15,8 @@ from tasks.database import Database
 from tasks.settings import Settings
 from tasks.worker import Worker
 
+STOP_SECONDS = 3.0  # for Postgres to answer at the end
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
@@ -56,6 +58,8 @@ def serve(
 
     pairs = check_role(settings, role)
     registry = process_registry()
+    # Each of those who are stopped tells Postgres. It may be gone: they must not wait in turn.
+    threading.Thread(target=_hurry, args=[database, stop], name="hurry", daemon=True).start()
     with contextlib.ExitStack() as stack:
         if role.coordinates:
             url = stack.enter_context(coordinator_served(settings, database, pairs, registry))
@@ -75,3 +79,8 @@ def serve(
         # of its threads, and the main thread, which alone runs handlers, must wake to find it.
         while not stop.wait(1):
             pass
+
+
+def _hurry(database: Database, stop: threading.Event) -> None:
+    stop.wait()
+    database.hurry(STOP_SECONDS)

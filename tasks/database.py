@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import select
 import time
@@ -103,6 +104,7 @@ class Database:
     def __init__(self, url: str, *, max_connections: int = 8, listen: bool = True) -> None:
         self.url = url
         self.listen = listen
+        self._last_call = math.inf
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             min_size=1,
@@ -187,11 +189,14 @@ class Database:
         is broken makes us look at all the others at once, since they probably broke together, and
         we ask anew every second, which makes the pool try to connect.
         """
-        deadline = time.monotonic() + POOL_TIMEOUT
-        while (left := deadline - time.monotonic()) > 0:
+        began = time.monotonic()
+        while True:
+            left = min(began + POOL_TIMEOUT, self._last_call) - time.monotonic()
             try:
-                connection = self._pool.getconn(timeout=min(left, ASK_AGAIN))
+                connection = self._pool.getconn(timeout=max(0.0, min(left, ASK_AGAIN)))
             except PoolTimeout:
+                if left <= 0:
+                    raise PoolTimeout(f"none within {time.monotonic() - began:.0f} s") from None
                 continue
             try:
                 _check_if_it_stirs(connection)
@@ -200,7 +205,11 @@ class Database:
                 self._pool.check()
             else:
                 return connection
-        raise PoolTimeout(f"none within {POOL_TIMEOUT:g} s")
+
+    def hurry(self, seconds: float) -> None:
+        """The process is to end: from now on nobody waits longer than so many seconds, all in all,
+        for a connection."""
+        self._last_call = time.monotonic() + seconds
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

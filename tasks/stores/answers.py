@@ -24,8 +24,9 @@ from tasks.records import Embeddings, Metadata, RecordBatch
 from tasks.stores.base import Collection
 
 _CACHE_BYTES = 40 * 1024 * 1024  # two threads' chunks of 1000 records, 1536 dimensions
-_KEY_BYTES = 64  # of a text, that it is looked up by before it is compared
 _PIECE_BYTES = 64 * 1024  # more does not fit the processor's cache, nor the small allocations
+
+_Key = tuple[object, ...]
 
 NO_EMBEDDINGS: Embeddings = np.empty((0, 0), dtype=np.float32)
 
@@ -61,7 +62,7 @@ def records(data: bytes, wanted: Sequence[str]) -> RecordBatch:
     The server answers in the order of its rows. Ids of `wanted` that are not in the answer are
     left out, and one that is named twice is given once.
     """
-    answer, embeddings = _parsed(data)
+    answer, embeddings = _parsed(data, wanted)
     given = ids(answer)
     size = len(given)
     if len(embeddings) != size:
@@ -108,70 +109,104 @@ def _ids(values: Any) -> list[str]:
     return values
 
 
-class VectorCache:
-    """What the vectors of the last answers were parsed into, by their text.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answer:
+    """An answer, the ids in it, where the text of its vectors is, and what that was parsed into."""
 
-    Both stores of a pair mostly answer the very same, and to compare a text takes a tenth of the
-    time of parsing it. An entry is given out once: a third store is not expected to say it again.
+    data: bytes  # as a whole: a copy of the part would cost more than it saves
+    start: int
+    end: int
+    ids: list[str]
+    vectors: Future[Embeddings] = field(default_factory=Future)
+
+    def says_the_same_as(self, other: Answer) -> bool:
+        """Whether the texts of the vectors are the same."""
+        length = self.end - self.start
+        return length == other.end - other.start and all(
+            # In pieces, so that the copies stay small.
+            self.data[self.start + offset : self.start + stop]
+            == other.data[other.start + offset : other.start + stop]
+            for offset in range(0, length, _PIECE_BYTES)
+            for stop in (min(length, offset + _PIECE_BYTES),)
+        )
+
+    def rows(self) -> list[bytes]:
+        """The text of each vector."""
+        return self.data[self.start + 2 : self.end - 2].split(b"],[")
+
+
+class VectorCache:
+    """What the vectors of the last answers were parsed into.
+
+    Both stores of a pair are asked for the same ids, and mostly answer the very same vectors, if
+    not in the same order; to compare a text takes a tenth of the time of parsing it. An entry is
+    given out once: a third store is not expected to say it again.
     """
 
     def __init__(self, parse: Callable[[bytes, int, int], Embeddings], *, max_bytes: int) -> None:
         self._parse = parse
         self._left = max_bytes
-        self._entries: OrderedDict[tuple[int, bytes], _Parsed] = OrderedDict()
+        self._entries: OrderedDict[_Key, Answer] = OrderedDict()
         self._lock = Lock()
 
-    def parsed(self, data: bytes, start: int, end: int) -> Embeddings:
-        """The vectors whose text is there; not to be changed."""
-        key = end - start, data[start : min(end, start + _KEY_BYTES)]
+    def parsed(self, wanted: Sequence[str], answer: Answer) -> Embeddings:
+        """The vectors of an answer to a request for these ids; not to be changed."""
+        key = len(wanted), *wanted[:1], *wanted[-1:]
         with self._lock:
-            found = self._entries.get(key)
-        if found is not None and _same_text(data, start, found.data, found.start, end - start):
-            self._drop(key, found)
-            return found.vectors.result()  # another thread may still be at it
-        entry = _Parsed(data=data, start=start)
-        self._keep(key, entry)
-        try:
-            vectors = self._parse(data, start, end)
+            other = self._entries.pop(key, None)
+            if other is not None:
+                self._left += len(other.data)
+        vectors = self._like(other, answer) if other is not None else None
+        if vectors is not None:
             vectors.flags.writeable = False
-            entry.vectors.set_result(vectors)
+            return vectors
+        self._keep(key, answer)
+        try:
+            vectors = self._parse(answer.data, answer.start, answer.end)
+            vectors.flags.writeable = False
+            answer.vectors.set_result(vectors)
         except Exception as error:
-            entry.vectors.set_exception(error)
-            self._drop(key, entry)
-        return entry.vectors.result()
+            answer.vectors.set_exception(error)
+            raise
+        return vectors
 
-    def _keep(self, key: tuple[int, bytes], entry: _Parsed) -> None:
+    def _keep(self, key: _Key, answer: Answer) -> None:
         with self._lock:
             replaced = self._entries.pop(key, None)
-            self._entries[key] = entry
-            self._left += (len(replaced.data) if replaced else 0) - len(entry.data)
+            self._entries[key] = answer
+            self._left += (len(replaced.data) if replaced else 0) - len(answer.data)
             while self._left < 0:
                 _, oldest = self._entries.popitem(last=False)
                 self._left += len(oldest.data)
 
-    def _drop(self, key: tuple[int, bytes], entry: _Parsed) -> None:
-        with self._lock:
-            if self._entries.get(key) is entry:
-                del self._entries[key]
-                self._left += len(entry.data)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Parsed:
-    """An answer, where its vectors begin in it, and what they were parsed into."""
-
-    data: bytes  # as a whole: a copy of the part would cost more than it saves
-    start: int
-    vectors: Future[Embeddings] = field(default_factory=Future)
-
-
-def _same_text(one: bytes, start: int, other: bytes, at: int, length: int) -> bool:
-    # In pieces, for the same reason.
-    return all(
-        one[start + offset : start + stop] == other[at + offset : at + stop]
-        for offset in range(0, length, _PIECE_BYTES)
-        for stop in (min(length, offset + _PIECE_BYTES),)
-    )
+    def _like(self, other: Answer, answer: Answer) -> Embeddings | None:
+        """An answer's vectors, as those of the other one where their texts are the same."""
+        if answer.ids == other.ids and answer.says_the_same_as(other):
+            return other.vectors.result()  # another thread may still be at it
+        rows, others = answer.rows(), other.rows()
+        if len(rows) != len(answer.ids) or len(others) != len(other.ids):
+            return None
+        row_of = {id_: row for row, id_ in enumerate(other.ids)}
+        same, at, unlike = [], [], []
+        for row, id_ in enumerate(answer.ids):
+            place = row_of.get(id_)
+            if place is not None and rows[row] == others[place]:
+                same.append(row)
+                at.append(place)
+            else:
+                unlike.append(row)
+        if not same:
+            return None
+        try:
+            known = other.vectors.result()
+        except Exception:
+            return None
+        vectors = np.empty((len(rows), known.shape[1]), dtype=np.float32)
+        vectors[same] = known[at]
+        if unlike:
+            text = b"[[%b]]" % b"],[".join([rows[row] for row in unlike])
+            vectors[unlike] = self._parse(text, 0, len(text))
+        return vectors
 
 
 def _fast_parser() -> Any:
@@ -185,7 +220,7 @@ def _fast_parser() -> Any:
 _PARSER = _fast_parser()
 
 
-def _parsed(data: bytes) -> tuple[dict[str, Any], Embeddings]:
+def _parsed(data: bytes, wanted: Sequence[str]) -> tuple[dict[str, Any], Embeddings]:
     # No string can hold these marks, since it would have its quotes escaped. Should they ever be
     # somewhere else than around the vectors, then what is between them does not parse.
     start, end = data.find(b'"embeddings":[['), data.rfind(b']],"documents":')
@@ -193,7 +228,8 @@ def _parsed(data: bytes) -> tuple[dict[str, Any], Embeddings]:
         start, end = start + len('"embeddings":'), end + len("]]")
         with suppress(TypeError, ValueError, RuntimeError):  # a number that is null, or garbage
             rest = orjson.loads(b"".join((data[:start], b"null", data[end:])))
-            return rest, _CACHE.parsed(data, start, end)
+            answer = Answer(data=data, start=start, end=end, ids=ids(rest))
+            return rest, _CACHE.parsed(wanted, answer)
     try:
         answer = orjson.loads(data)
     except orjson.JSONDecodeError as error:

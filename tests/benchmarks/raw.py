@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from typing import Any
 from urllib.parse import urlsplit
 
 import chromadb
+import numpy as np
+import numpy.typing as npt
 import orjson
 import urllib3
 
@@ -21,17 +24,33 @@ _EVERYTHING = ["embeddings", "documents", "metadatas", "uris"]
 def write_bodies(records: Records) -> list[bytes]:
     """The requests that write all records, as the chromadb client sends them."""
     return [
-        orjson.dumps(
-            {
-                "ids": batch.ids,
-                "embeddings": [b64encode(vector.tobytes()).decode() for vector in batch.embeddings],
-                "documents": batch.documents,
-                "metadatas": batch.metadatas,
-                "uris": None,
-            }
+        write_body(
+            ids=batch.ids,
+            embeddings=batch.embeddings,
+            documents=batch.documents,
+            metadatas=batch.metadatas,
         )
         for batch in records.batches()
     ]
+
+
+def write_body(
+    *,
+    ids: Sequence[str],
+    embeddings: npt.NDArray[np.float32],
+    documents: Sequence[str] | None = None,
+    metadatas: Sequence[Mapping[str, Any]],
+) -> bytes:
+    """The request that writes these records."""
+    return orjson.dumps(
+        {
+            "ids": ids,
+            "embeddings": [b64encode(vector.tobytes()).decode() for vector in embeddings],
+            "documents": documents,
+            "metadatas": metadatas,
+            "uris": None,
+        }
+    )
 
 
 def read_bodies(ids: Sequence[str], size: int) -> list[bytes]:

@@ -19,6 +19,8 @@ CUT = (
     " WHERE datname = current_database() AND application_name = 'chroma-sync'"
 )
 
+STOP_SECONDS = 20.0  # the platforms give 30
+
 
 def begin(scene: Scene, proxy: FaultyProxy, *, workers: int, write_seconds: float) -> Process:
     """A run that has got going, and is slow enough to be met by what comes."""
@@ -72,6 +74,28 @@ def test_postgres_is_restarted_cuts_connections_and_has_none_left(
     take_all_connections(scene, limited_role, left=0, seconds=2)
     scene.check(scene.report_of(sync, within=60))
     tell(scene, "Postgres restarted, connections cut, none left", cut=cut)
+
+
+def test_who_is_told_to_stop_does_not_wait_for_a_postgres_that_is_gone(
+    own_scene: Scene, own_postgres: PostgresProcess, target_proxy: FaultyProxy
+) -> None:
+    own_scene.put_before_target(target_proxy)
+    target_proxy.rule = slow_writes(0.3)
+    coordinator = own_scene.run(
+        "coordinator",
+        name="coordinator",
+        SYNC_SOURCE_URL=own_scene.source_url,
+        SYNC_TARGET_URL=own_scene.target_url,
+    )
+    eventually(own_scene.has_ledger, within=60)
+    own_scene.wait_for_results(3)
+    worker = own_scene.start_worker()
+    eventually(lambda: own_scene.worker_ids(worker.pid), within=60)
+    own_postgres.stop()
+    for process in (coordinator, worker):
+        process.terminate()
+    for process in (coordinator, worker):
+        assert process.wait(within=STOP_SECONDS) == 0
 
 
 @pytest.mark.chaos

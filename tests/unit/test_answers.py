@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tasks.records import Embeddings, Metadata, RecordBatch
 from tasks.stores import answers
-from tasks.stores.answers import VectorCache
+from tasks.stores.answers import Answer, VectorCache
 from tests.unit.record_batches import METADATAS, TEXT, batch, record_batches
 
 FAST = answers._PARSER is not None
@@ -236,63 +236,95 @@ def test_the_same_answer_again_and_another_one_read_as_they_are(
         assert found.embeddings.tobytes() == records.embeddings.tobytes()
 
 
-AROUND = 6  # bytes around the text of vectors, in these answers
-
-
 class TestVectorCache:
-    """With a parser that counts how often it is asked."""
+    """With a parser that notes what it is asked for."""
 
     @pytest.fixture
-    def asked(self) -> list[bytes]:
+    def asked(self) -> list[str]:
         return []
 
     @pytest.fixture
-    def cache(self, asked: list[bytes]) -> VectorCache:
+    def cache(self, asked: list[str]) -> VectorCache:
         def parse(data: bytes, start: int, end: int) -> Embeddings:
-            asked.append(data[start:end])
-            return np.frombuffer(data[start:end], dtype=np.uint8).astype(np.float32)
+            asked.append(data[start:end].decode())
+            return np.array(orjson.loads(data[start:end]), dtype=np.float32)
 
-        return VectorCache(parse, max_bytes=10 * (100 + AROUND))
+        return VectorCache(parse, max_bytes=1000)
 
-    def ask(self, cache: VectorCache, text: bytes) -> None:
-        found = cache.parsed(b"[1]" + text + b"[2]", 3, 3 + len(text))  # AROUND
-        assert found.astype(np.uint8).tobytes() == text
+    def ask(
+        self, cache: VectorCache, ids: str, text: str, *, wanted: str = "abc", around: int = 7
+    ) -> None:
+        """Have an answer with these ids parsed, and look at what comes out."""
+        data = f"{'(' * around}{text}{')' * around}".encode()
+        found = cache.parsed(
+            list(wanted), Answer(data=data, start=around, end=len(data) - around, ids=list(ids))
+        )
+        assert found.tolist() == orjson.loads(text)
+        assert not found.flags.writeable
 
     def test_a_text_that_comes_twice_is_parsed_once(
-        self, cache: VectorCache, asked: list[bytes]
+        self, cache: VectorCache, asked: list[str]
     ) -> None:
-        for text in (b"[[1]]", b"[[2]]", b"[[1]]", b"[[2]]"):
-            self.ask(cache, text)
-        assert asked == [b"[[1]]", b"[[2]]"]
-        self.ask(cache, b"[[1]]")
-        assert asked == [b"[[1]]", b"[[2]]", b"[[1]]"]
+        one, other = "[[1,2],[3,4],[5,6]]", "[[7,8],[3,4],[5,6]]"
+        self.ask(cache, "abc", one)
+        self.ask(cache, "xyz", other, wanted="xyz")
+        self.ask(cache, "abc", one)
+        self.ask(cache, "xyz", other, wanted="xyz", around=9)
+        assert asked == [one, other]
+        self.ask(cache, "abc", one)
+        assert asked == [one, other, one]
 
-    def test_it_tells_apart_what_differs_late(self, cache: VectorCache, asked: list[bytes]) -> None:
-        for end in (b"2", b"3", b"", b"22", b"4"):
-            self.ask(cache, b"1" * 100 + end)
-        assert len(asked) == 5
+    def test_rows_in_another_order_are_not_parsed_again(
+        self, cache: VectorCache, asked: list[str]
+    ) -> None:
+        self.ask(cache, "abc", "[[1,2],[3,4],[5,6]]")
+        self.ask(cache, "cab", "[[5,6],[1,2],[3,4]]")
+        assert len(asked) == 1
 
-    def test_it_compares_long_texts_to_their_end(self) -> None:
+    def test_only_rows_that_differ_are_parsed_again(
+        self, cache: VectorCache, asked: list[str]
+    ) -> None:
+        self.ask(cache, "abc", "[[1,2],[3,4],[5,6]]")
+        self.ask(cache, "cab", "[[5,7],[1,2],[3,9]]")
+        assert asked[1:] == ["[[5,7],[3,9]]"]
+
+    def test_what_only_one_answer_has_is_parsed(self, cache: VectorCache, asked: list[str]) -> None:
+        self.ask(cache, "ac", "[[1,2],[5,6]]")
+        self.ask(cache, "abc", "[[1,2],[3,4],[5,6]]")
+        assert asked[1:] == ["[[3,4]]"]
+        self.ask(cache, "ab", "[[1,2],[3,4]]")
+        self.ask(cache, "b", "[[3,4]]")
+        assert len(asked) == 3
+
+    def test_equal_texts_of_other_ids_are_told_apart(
+        self, cache: VectorCache, asked: list[str]
+    ) -> None:
+        self.ask(cache, "ab", "[[1,2],[3,4]]")
+        self.ask(cache, "ba", "[[1,2],[3,4]]")
+        assert len(asked) == 2
+
+    def test_long_texts_are_compared_to_their_end(self, asked: list[str]) -> None:
         cache = VectorCache(
-            lambda data, start, end: np.array([data[start], data[end - 1]]), max_bytes=10**7
+            lambda data, start, end: np.array(orjson.loads(data[start:end])), max_bytes=10**7
         )
-        long = b"1" * 200_001
-        for end in (b"2", b"3"):
-            assert cache.parsed(long + end, 0, len(long) + 1)[1] == ord(end)
-        kept = cache.parsed(b"1" + long + b"4", 1, len(long) + 2)
-        assert cache.parsed(long + b"4", 0, len(long) + 1) is kept
+        long = ",".join(["1"] * 50_000)
+        for end in ("2", "3"):
+            self.ask(cache, "a", f"[[{long},{end}]]")
+
+    def test_rows_of_another_length_are_parsed_by_themselves(
+        self, cache: VectorCache, asked: list[str]
+    ) -> None:
+        self.ask(cache, "abc", "[[1,2],[3,4],[5,6]]")
+        self.ask(cache, "abc", "[[1],[3],[5]]")
+        assert len(asked) == 2
 
     def test_it_forgets_the_oldest_to_stay_within_its_bytes(
-        self, cache: VectorCache, asked: list[bytes]
+        self, cache: VectorCache, asked: list[str]
     ) -> None:
-        texts = [b"%02d" % number * 50 for number in range(20)]
-        for text in [*texts, *texts[10:], b"1" * 1100, b"1" * 1100]:
-            self.ask(cache, text)
-        assert asked == [*texts, b"1" * 1100, b"1" * 1100]
-        asked.clear()
-        for end in [*(b"%d" % number for number in range(20)), b"19"]:
-            self.ask(cache, b"1" * 400 + end)  # all have the same beginning
-        assert len(asked) == 20
+        names = "abcdefghijklmno"
+        for name in (*names, *names[-10:]):  # 100 bytes each
+            self.ask(cache, name, f"[[1.{ord(name):080}]]", wanted=name)
+        assert len(asked) == len(names)
 
     def test_who_comes_while_it_is_parsed_waits_for_that(self) -> None:
         begun, may_end = threading.Event(), threading.Event()
@@ -303,23 +335,23 @@ class TestVectorCache:
             assert may_end.wait(5)
             return np.ones((1, 1), dtype=np.float32)
 
+        def ask() -> Embeddings:
+            return cache.parsed(["a"], Answer(data=b"[[1]]", start=0, end=5, ids=["a"]))
+
         cache = VectorCache(parse, max_bytes=1000)
         with ThreadPoolExecutor(2) as threads:
-            one = threads.submit(cache.parsed, b"[[1]]", 0, 5)
+            one = threads.submit(ask)
             assert begun.wait(5)
-            other = threads.submit(cache.parsed, b"[[1]]", 0, 5)
+            other = threads.submit(ask)
             assert not wait([one, other], timeout=0.1).done
             may_end.set()
             assert one.result() is other.result()
 
-    def test_what_does_not_parse_is_not_kept(self) -> None:
-        cache = VectorCache(
-            lambda data, start, end: np.array(orjson.loads(data[start:end])), max_bytes=1000
-        )
+    def test_what_does_not_parse_is_of_no_use_to_another(self, cache: VectorCache) -> None:
         for _ in range(3):
             with pytest.raises(ValueError, match="unexpected"):
-                cache.parsed(b"[[1]]", 1, 5)
-        assert cache.parsed(b"[[1]]", 0, 5).tolist() == [[1]]
+                self.ask(cache, "ab", "[[1],[2}]")
+        self.ask(cache, "ab", "[[1],[2]]")
 
 
 def test_two_batches_that_share_vectors_cannot_change_them() -> None:

@@ -1,0 +1,332 @@
+"""`make bench-scale`: what a chunk costs in a collection of ten thousand records, and of a million.
+
+    python -m tests.benchmarks.scale [--sizes N,N,N] [--targets-size DIMENSION:RECORDS]
+
+Real servers, but small records (8 dimensions, no document), as a million of ordinary ones would
+keep a server busy for half an hour on either side. Two worker processes live through all sizes, so
+what a long life does to their memory shows.
+
+Each size is a collection of its own: copied, then verified. Of each chunk:
+
+    plan       to list both sides and to freeze the manifest, by the clock
+    enqueue    to make the tasks and their messages, until the first is begun, by the clock
+    work       of the copy, processor time of the workers: by the clock it is the server's, whose
+               own time for the same records (`raw add`) is shown beside it
+    record     between a chunk's work and its result in the ledger, by the clock
+    verify     to read both sides and compare, by the clock
+
+The growth of a cost is that of the largest collection to the cheapest of the smaller ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+from tasks.embedded import embedded_postgres
+from tasks.stores.server import ChromaServer
+from tests.benchmarks import raw
+from tests.benchmarks.corpus import BATCH, Records, collection_of, new_database
+from tests.eventually import eventually
+
+SIZES = (10_000, 100_000, 1_000_000)
+DIMENSION = 8
+WORKERS = 2
+TARGETS = (384, 15_000)  # dimension and records of the copies to two targets at once
+GROWTH = 1.15
+MOST = {"coordinator": 200, "worker": 250}  # MB
+TWO_TARGETS = 1.7
+MEMORY_EVERY = 0.1  # seconds between two looks; the kernel keeps the peaks
+SENT = 50  # requests that are prepared at a time
+PATIENCE = 60.0
+RESULTS = Path("build/bench-scale.json")
+
+COSTS = ("plan", "enqueue", "work", "record", "verify")
+_TIMES = """
+SELECT extract(epoch FROM s.planned_at - s.created_at)::float8,
+       extract(epoch FROM min(t.first_started_at) - s.planned_at)::float8,
+       avg(extract(epoch FROM t.completed_at - t.started_at)::float8 - r.seconds),
+       avg(r.seconds), count(*)
+  FROM sync_runs s
+  JOIN sync_tasks t ON t.run_id = s.id
+  JOIN sync_results r ON r.task_id = t.id
+ WHERE s.kind = %s AND s.parent_run_id IS NULL
+ GROUP BY s.id
+ ORDER BY s.created_at DESC
+ LIMIT 1
+"""
+
+
+@dataclass(slots=True)
+class Memory:
+    """The peaks of processes, in MB, by role."""
+
+    peaks: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def watched(self, role: str, *pids: int) -> Iterator[None]:
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(MEMORY_EVERY):
+                for pid in pids:
+                    self._look(role, pid)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _look(self, role: str, pid: int) -> None:
+        with contextlib.suppress(OSError, StopIteration):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            peak = next(line for line in lines if line.startswith("VmHWM:"))
+            self.peaks[role] = max(self.peaks.get(role, 0.0), int(peak.split()[1]) / 1000)
+
+
+class Scale:
+    """The scene: a source, two targets, Postgres, and workers that live all the time."""
+
+    def __init__(
+        self, source: str, targets: list[str], environ: Mapping[str, str], workers: list[int]
+    ) -> None:
+        self._source = source
+        self._targets = targets
+        self._environ = dict(environ)
+        self._workers = workers
+        self.memory = Memory()
+
+    def measure(self, size: int) -> dict[str, float]:
+        """The cost of a chunk, in milliseconds, in a collection of so many records."""
+        source = new_database(self._source, f"source-{size}")
+        target = new_database(self._targets[0], f"target-{size}")
+        raw_add = fill(source, size)
+        processor = self._processor_seconds()
+        self._run("sync", source, target)
+        processor = self._processor_seconds() - processor
+        plan, enqueue, record, copy, chunks = self._times("sync")
+        self._run("verify", source, target)
+        *_, verify, _ = self._times("verify")
+        found = collection_of(target).count()
+        if found != size:
+            raise RuntimeError(f"{target}: {found:,} records of {size:,}")
+        return {
+            "plan": 1000 * plan / chunks,
+            "enqueue": 1000 * enqueue / chunks,
+            "work": 1000 * processor / chunks,
+            "record": 1000 * record,
+            "verify": 1000 * verify,
+            "copy, by the clock": 1000 * copy,
+            "raw add": 1000 * raw_add,
+        }
+
+    def two_targets(self, dimension: int, size: int) -> float:
+        """How many times the records of one target both get together in a second."""
+        source = new_database(self._source, "two-targets")
+        for batch in Records.make(list(range(size)), dimension).batches(5 * BATCH):
+            raw.write(source, raw.write_bodies(batch), verb="add")
+        one, *two = (
+            new_database(self._targets[number], f"two-targets-{turn}")
+            for turn, number in enumerate((0, 0, 1))
+        )
+        alone = self._copies(source, [one])
+        together = self._copies(source, two)
+        return 2 * alone / together
+
+    def _copies(self, source: str, targets: list[str]) -> float:
+        began = time.monotonic()
+        copies = [self._start("sync", source, target) for target in targets]
+        codes = [copy.wait() for copy in copies]
+        if any(codes):
+            raise RuntimeError("a copy failed")
+        return time.monotonic() - began
+
+    def _run(self, command: str, source: str, target: str) -> None:
+        process = self._start(command, source, target)
+        with (
+            self.memory.watched("coordinator", process.pid),
+            self.memory.watched("worker", *self._workers),
+        ):
+            if process.wait():
+                raise RuntimeError(f"{command} {source} {target} failed")
+
+    def _start(self, command: str, source: str, target: str) -> subprocess.Popen[bytes]:
+        words = [str(program()), command, source, target, "--workers", "0", "--json"]
+        return subprocess.Popen(words, env=self._environ, stdout=subprocess.DEVNULL)
+
+    def _processor_seconds(self) -> float:
+        return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in self._workers)
+
+    def _times(self, kind: str) -> tuple[float, float, float, float, int]:
+        with psycopg.connect(self._environ["DATABASE_URL"]) as connection:
+            row = connection.execute(_TIMES, [kind]).fetchone()
+        assert row is not None
+        return row
+
+
+def fill(url: str, size: int) -> float:
+    """Add so many small records; returns the seconds that 1000 took."""
+    seconds = 0.0
+    rng = np.random.default_rng(size)
+    for first in range(0, size, SENT * BATCH):
+        bodies = []
+        for start in range(first, min(first + SENT * BATCH, size), BATCH):
+            numbers = range(start, min(start + BATCH, size))
+            bodies.append(
+                raw.write_body(
+                    ids=[f"record-{number:07}" for number in numbers],
+                    embeddings=rng.standard_normal((len(numbers), DIMENSION), dtype=np.float32),
+                    metadatas=[{"number": number} for number in numbers],
+                )
+            )
+        seconds += raw.write(url, bodies, verb="add")
+    return seconds / (size / BATCH)
+
+
+def program() -> Path:
+    return Path(sys.executable).parent / "chroma-sync"
+
+
+def growth(costs: Mapping[int, Mapping[str, float]], cost: str) -> float:
+    """Of the largest collection to the cheapest of the smaller ones."""
+    *smaller, largest = sorted(costs)
+    return costs[largest][cost] / min(costs[size][cost] for size in smaller)
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    sizes = list(results["costs"])
+    table = Table(box=None, pad_edge=False)
+    table.add_column("a chunk's (ms)")
+    for size in sizes:
+        table.add_column(f"of {size:,}", justify="right")
+    table.add_column("growth", justify="right")
+    for cost in results["costs"][sizes[0]]:
+        grown = results["growth"][cost]
+        told = f"{grown:.2f}"
+        if cost in COSTS and grown > GROWTH:
+            told = f"[red]{told} missed[/]"
+        table.add_row(cost, *(f"{results['costs'][size][cost]:.2f}" for size in sizes), told)
+    console.print(table)
+    for role, most in MOST.items():
+        peak = results["memory"][role]
+        told = f"{peak:.0f} MB" if peak < most else f"[red]{peak:.0f} MB missed[/]"
+        console.print(f"memory of a {role} at its peak: {told} (asked: under {most})")
+    times = results["two_targets"]
+    told = f"{times:.2f}" if times >= TWO_TARGETS else f"[red]{times:.2f} missed[/]"
+    console.print(f"two targets at once: {told} times one (asked: {TWO_TARGETS})")
+
+
+@contextlib.contextmanager
+def scene(directory: Path) -> Iterator[Scale]:
+    """Start the servers, Postgres and the workers, and stop them at the end."""
+    with (
+        embedded_postgres(directory) as postgres,
+        contextlib.ExitStack() as stack,
+    ):
+        names = ("source", "target-1", "target-2")
+        for name in names:
+            (directory / name).mkdir()
+        source, *targets = (
+            stack.enter_context(ChromaServer(directory / name)).endpoint for name in names
+        )
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("SYNC_")}
+        environ = ours | {"DATABASE_URL": postgres, "SYNC_LOG_LEVEL": "warning"}
+        workers = [
+            stack.enter_context(_worker(environ, directory / f"worker-{number}.log"))
+            for number in range(WORKERS)
+        ]
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            there = "SELECT count(*) FROM sync_workers WHERE worker_status = 'active'"
+            eventually(lambda: _first(connection, there) == WORKERS, within=PATIENCE)
+        yield Scale(source, targets, environ, workers)
+
+
+def _first(connection: psycopg.Connection, query: str) -> Any:
+    with contextlib.suppress(psycopg.errors.UndefinedTable):  # the first worker makes the schema
+        row = connection.execute(query.encode()).fetchone()
+        return row[0] if row else None
+    return None
+
+
+@contextlib.contextmanager
+def _worker(environ: Mapping[str, str], log: Path) -> Iterator[int]:
+    """A worker that lives as long as this process does; gives its id."""
+    words = [sys.executable, "-m", "coordinator.cli", "worker", "--until-stdin-closes"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            words, env=dict(environ), stdin=subprocess.PIPE, stdout=output, stderr=output
+        )
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _sizes(text: str) -> list[int]:
+    return sorted(int(size) for size in text.split(","))
+
+
+def _targets(text: str) -> tuple[int, int]:
+    dimension, records = text.split(":")
+    return int(dimension), int(records)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench-scale", description=__doc__)
+    parser.add_argument("--sizes", type=_sizes, default=list(SIZES), metavar="N,N,...")
+    parser.add_argument(
+        "--targets-size", type=_targets, default=TARGETS, metavar="DIMENSION:RECORDS"
+    )
+    arguments = parser.parse_args()
+    if len(arguments.sizes) < 2:
+        parser.error("give two sizes at least: a growth is asked for")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
+    console = Console(highlight=False)
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-scale-") as directory,
+        scene(Path(directory)) as scale,
+    ):
+        console.print("two targets", style="dim")
+        two_targets = scale.two_targets(*arguments.targets_size)
+        costs = {}
+        for size in arguments.sizes:
+            console.print(f"{size:,} records of {DIMENSION} dimensions", style="dim")
+            costs[size] = scale.measure(size)
+    results = {
+        "cores": os.cpu_count(),
+        "dimension": DIMENSION,
+        "costs": costs,
+        "growth": {cost: growth(costs, cost) for cost in costs[arguments.sizes[0]]},
+        "memory": scale.memory.peaks,
+        "two_targets": two_targets,
+    }
+    show(results, console)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    console.print(f"written to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()
