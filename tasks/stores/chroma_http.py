@@ -8,7 +8,7 @@ seen on 1.5.9 unless said otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Lock
 from typing import Any
@@ -29,7 +29,7 @@ from tasks.records import Embeddings, Metadata, RecordBatch
 from tasks.stores import answers, batches
 from tasks.stores.address import Address
 from tasks.stores.base import Collection, RecordRefusal
-from tasks.stores.definitions import creation_requests, modification_request
+from tasks.stores.definitions import creation_requests, modification_requests
 from tasks.stores.paging import Moved, ids_in_pages
 from tasks.stores.transport import (
     CONNECT_TIMEOUT,
@@ -168,7 +168,7 @@ class ChromaHttpStore:
             try:
                 return self._create(attempt, operation)
             except ContentRefused:
-                continue  # a server of another version or kind does not know this schema
+                continue  # a server of another version or kind does not know this, or not so
         return self._create(last, operation)
 
     def modify(
@@ -179,20 +179,18 @@ class ChromaHttpStore:
         metadata: Metadata | None = None,
     ) -> Collection:
         operation = f"change {collection.name!r}"
-        body = modification_request(collection, name=name, metadata=metadata)
+        *attempts, last = modification_requests(collection, name=name, metadata=metadata)
         try:
-            with self._in_collection(collection):
-                answer = self._transport.put(
-                    self._path(collection), orjson.dumps(body), operation=operation
-                )
+            for attempt in attempts:
+                with suppress(ContentRefused):
+                    return self._modify(collection, attempt, operation)
+            return self._modify(collection, last, operation)
         except (StoreOverloaded, StoreRefused) as error:
             # Servers answer 500 for a name that is taken.
             if name is None or self._id_of(name) in (None, collection.id):
                 raise
             what = f"another collection has the name {name!r}"
             raise StoreRefused(self._transport.message(operation, what)) from error
-        self._acknowledged(answer, operation)
-        return self._current(replace(collection, name=name or collection.name))
 
     def drop(self, collection: Collection) -> None:
         operation = f"delete collection {collection.name!r}"
@@ -293,6 +291,14 @@ class ChromaHttpStore:
         )
         with self._reading(operation):
             return answers.collection(answer)
+
+    def _modify(self, collection: Collection, body: dict[str, Any], operation: str) -> Collection:
+        with self._in_collection(collection):
+            answer = self._transport.put(
+                self._path(collection), orjson.dumps(body), operation=operation
+            )
+        self._acknowledged(answer, operation)
+        return self._current(replace(collection, name=body.get("new_name", collection.name)))
 
     def _write(self, collection: Collection, batch: RecordBatch, verb: str) -> list[RecordRefusal]:
         operation = f"{verb} to {collection.name!r}"

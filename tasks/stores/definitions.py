@@ -61,19 +61,27 @@ def metadata_to_write(source: Collection, target: Collection) -> Metadata | None
     return None if _alike(wanted, present) else wanted
 
 
-def modification_request(
+def modification_requests(
     collection: Collection, *, name: str | None, metadata: Metadata | None
-) -> dict[str, Any]:
-    """The body that renames a collection or replaces its metadata; `None` leaves as is."""
-    body: dict[str, Any] = {}
-    if name is not None:
-        body["new_name"] = name
-    if metadata is not None:
-        given = collection.metadata or {}
-        index = {key: value for key, value in given.items() if key in _METADATA_KEYS}
+) -> list[dict[str, Any]]:
+    """The bodies to try in turn that rename a collection or replace its metadata; `None` leaves as
+    is."""
+    body = {"new_name": name} if name is not None else {}
+    if metadata is None:
+        return [body]
+    given = collection.metadata or {}
+    index = {key: value for key, value in given.items() if key in _METADATA_KEYS}
+    return [
         # An empty object is refused or ignored; a value of None is a key that is not there.
-        body["new_metadata"] = {**without_index(metadata), **index} or {"none": None}
-    return body
+        {**body, "new_metadata": {**without_index(told), **index} or {"none": None}}
+        for told in _as_far_as_taken(metadata)
+    ]
+
+
+def _as_far_as_taken(metadata: Metadata) -> list[Metadata]:
+    """All of it, and then what is left without the keys that servers from 1.0 on refuse."""
+    taken = {key: value for key, value in metadata.items() if key and key[0] not in "#$"}
+    return [metadata] if len(taken) == len(metadata) else [metadata, taken]
 
 
 def without_index(metadata: Metadata | None) -> Metadata:
@@ -120,9 +128,12 @@ def creation_requests(definition: Collection, *, before_version_1: bool) -> list
     # that says nothing by itself is told whole by the configuration; and given such a schema, 1.5.9
     # forgets the default embedding function.
     schema = definition.schema or {}
-    if not any(_schema_losses(schema, {})):
-        return [configured]
-    return [{**common, "schema": schema}, configured]
+    told = [configured]
+    if any(_schema_losses(schema, {})):
+        told = [{**common, "schema": schema}, configured]
+    return [
+        {**body, "metadata": taken or None} for taken in _as_far_as_taken(metadata) for body in told
+    ]
 
 
 def losses(wanted: Collection, got: Collection) -> list[str]:

@@ -155,6 +155,24 @@ def test_there_and_back(program: Program, pair: tuple[Side, Side, dict[str, Any]
         assert opened(target, space).get(ids=["id-7"])["documents"] == ["changed"]
 
 
+def test_a_collection_is_made_without_what_the_target_refuses_of_its_definition(
+    program: Program, old: Side, new: Side
+) -> None:
+    made = old.client.create_collection(
+        "odd", metadata={"": 1, "#reserved": "x", "kept": 2}, embedding_function=None
+    )
+    made.add(ids=["a"], embeddings=vectors(1))
+    for _ in range(2):
+        done = program("sync", old.url, new.url, "--collection", "odd", "--json")
+        assert done.code == 0, done.err
+        assert done.document["notes"] == [
+            "odd: metadata '' is 1 on the source, missing on the target",
+            "odd: metadata '#reserved' is 'x' on the source, missing on the target",
+        ]
+    there = new.client.get_collection("odd", embedding_function=None)
+    assert (there.metadata, there.count()) == ({"kept": 2}, 1)
+
+
 def test_a_collection_is_published_at_once(
     program: Program, pair: tuple[Side, Side, dict[str, Any]]
 ) -> None:

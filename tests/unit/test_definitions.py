@@ -9,7 +9,12 @@ import pytest
 
 from tasks.records import Metadata
 from tasks.stores.base import Collection
-from tasks.stores.definitions import creation_requests, losses, metadata_to_write
+from tasks.stores.definitions import (
+    creation_requests,
+    losses,
+    metadata_to_write,
+    modification_requests,
+)
 
 
 def definition(**fields: Any) -> Collection:
@@ -320,3 +325,16 @@ def test_a_kind_of_value_that_a_target_does_not_know_is_no_loss_before_it_is_use
     assert losses(wanted, newer) == [
         "schema: set_index of 'k' is disabled on the source, enabled on the target"
     ]
+
+
+def test_keys_that_a_server_may_refuse_are_tried_first_and_then_left_out() -> None:
+    metadata = {"": 1, "#a": 2, "$b": 3, "c#": 4}
+    source = definition(metadata=metadata)
+    told = [body["metadata"] for body in creation_requests(source, before_version_1=False)]
+    assert told == [metadata, {"c#": 4}]
+    modifications = modification_requests(definition(), name=None, metadata=metadata)
+    assert [body["new_metadata"] for body in modifications] == [metadata, {"c#": 4}]
+    (only,) = modification_requests(definition(), name="new", metadata={"c#": 4})
+    assert only == {"new_name": "new", "new_metadata": {"c#": 4}}
+    (first, _) = losses(source, definition(metadata={"#a": 2, "c#": 4}))
+    assert first == "metadata '' is 1 on the source, missing on the target"
