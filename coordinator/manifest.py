@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from uuid import UUID
 
 from tasks.database import Connection, load_queries
 
 QUERIES = load_queries("manifest")
+_COPIES = ("copy_source_ids", "copy_target_ids")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +41,20 @@ class Staged:
     target_count: int
 
 
-def stage(connection: Connection, source: Iterable[bytes], target: Iterable[bytes]) -> Staged:
-    """Keep the ids (UTF-8) of both stores until the end of the transaction."""
+def stage(
+    connection: Connection, source: Iterable[Sequence[bytes]], target: Iterable[Sequence[bytes]]
+) -> Staged:
+    """Keep the ids (UTF-8) of both stores, given in pages, until the end of the transaction."""
     connection.execute(QUERIES["prepare"])
-    counts = []
-    for ids, query in ((source, "copy_source_ids"), (target, "copy_target_ids")):
-        count = 0
-        with connection.cursor().copy(QUERIES[query]) as copy:
-            copy.set_types(["int8", "bytea"])
-            for id_ in ids:
-                copy.write_row((count, id_))
-                count += 1
-        counts.append(count)
+    counts = [0, 0]
+    # In turns, so that both can be listed at the same time.
+    for pages in zip_longest(source, target, fillvalue=()):
+        for side, page in enumerate(pages):
+            with connection.cursor().copy(QUERIES[_COPIES[side]]) as copy:
+                copy.set_types(["int8", "bytea"])
+                for row in enumerate(page, counts[side]):
+                    copy.write_row(row)
+            counts[side] += len(page)
     connection.execute(QUERIES["analyze_staged"])
     return Staged(source_count=counts[0], target_count=counts[1])
 

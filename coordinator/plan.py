@@ -261,15 +261,13 @@ class Planner:
     ) -> None:
         """One collection, in one transaction."""
 
-        def encoded(pages: Iterable[list[str]]) -> Iterable[bytes]:
+        def encoded(pages: Iterable[list[str]]) -> Iterable[list[bytes]]:
             seen = 0
             for page in pages:
                 seen += len(page)
                 self._listed(pair.source.name, seen)
-                ids = (id_.encode() for id_ in page)
-                yield from (
-                    ids if sample >= 1 else (id_ for id_ in ids if drawn(id_, run_id, sample))
-                )
+                ids = [id_.encode() for id_ in page]
+                yield ids if sample >= 1 else [id_ for id_ in ids if drawn(id_, run_id, sample)]
 
         with self._transaction() as connection, ThreadPoolExecutor(max_workers=2) as executor:
             # Both sides are listed at the same time, a page ahead of what is staged.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tasks.database import Database, load_queries
 from tasks.records import Embeddings, Metadata, RecordBatch
-from tasks.stores.base import Collection, RecordRefusal, Store
+from tasks.stores.base import IDS_PAGE, Collection, RecordRefusal, Store
 
 QUERIES = load_queries("throttle")
 LOOK_SECONDS = 2.0  # so long does a change of a limit take to reach all workers
@@ -138,7 +138,7 @@ class ThrottledStore:
     def count(self, collection: Collection) -> int:
         return self._store.count(collection)
 
-    def ids(self, collection: Collection, *, page_size: int = 50_000) -> Iterator[list[str]]:
+    def ids(self, collection: Collection, *, page_size: int = IDS_PAGE) -> Iterator[list[str]]:
         return self._store.ids(collection, page_size=page_size)
 
     def read(self, collection: Collection, ids: Sequence[str]) -> RecordBatch:

@@ -10,6 +10,9 @@ from uuid import UUID
 
 from tasks.records import Embeddings, Metadata, RecordBatch
 
+# A server looks at every record before a page anew: so few pages, as large as memory allows.
+IDS_PAGE = 200_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
@@ -138,7 +141,7 @@ class Store(Protocol):
         """How many records the collection holds."""
         ...
 
-    def ids(self, collection: Collection, *, page_size: int = 50_000) -> Iterator[list[str]]:
+    def ids(self, collection: Collection, *, page_size: int = IDS_PAGE) -> Iterator[list[str]]:
         """All ids in the store's order, in pages, each id once, in memory that does not grow.
 
         An id that is there from the first page to the last is never left out, even when others are

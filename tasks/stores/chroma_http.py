@@ -28,7 +28,7 @@ from tasks.errors import (
 from tasks.records import Embeddings, Metadata, RecordBatch
 from tasks.stores import answers, batches
 from tasks.stores.address import Address
-from tasks.stores.base import Collection, RecordRefusal
+from tasks.stores.base import IDS_PAGE, Collection, RecordRefusal
 from tasks.stores.definitions import creation_requests, modification_requests
 from tasks.stores.paging import Moved, ids_in_pages
 from tasks.stores.transport import (
@@ -211,7 +211,7 @@ class ChromaHttpStore:
         with self._reading(operation):
             return int(answer)
 
-    def ids(self, collection: Collection, *, page_size: int = 50_000) -> Iterator[list[str]]:
+    def ids(self, collection: Collection, *, page_size: int = IDS_PAGE) -> Iterator[list[str]]:
         operation = f"list the ids of {collection.name!r}"
 
         def fetch(offset: int, limit: int) -> list[str]:

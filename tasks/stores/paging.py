@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 _OVERLAP = 16  # more than one, so that a record inserted again does not pass for its old self
 _MIN_TAIL = 1000
+_MAX_TAIL = 50_000
 _TRUSTED = 10  # a tenth of the tail must still be there, in one piece
 
 _SEARCHES = 100
@@ -32,7 +33,7 @@ class Moved(Exception):
 
 def ids_in_pages(fetch: Fetch, *, page_size: int, min_tail: int = _MIN_TAIL) -> Iterator[list[str]]:
     """All ids, in non-empty pages of about `page_size`. Raises `Moved`, and what `fetch` raises."""
-    tail_length = max(page_size, min_tail)
+    tail_length = max(min(page_size, _MAX_TAIL), min_tail)
     tail: list[str] = []  # the last rows given, in the server's order
     position = 0  # how many rows stood before the next one when it was last looked
     searches = 0  # since the last new id

@@ -151,7 +151,10 @@ class Scale:
         }
 
     def two_targets(self, dimension: int, size: int) -> float:
-        """How many times the records of one target both get together in a second."""
+        """How many times the records of one target both get together in a second.
+
+        Each copy has workers of its own: those that are shared work on one run after the other.
+        """
         source = new_database(self._source, "two-targets")
         for batch in Records.make(list(range(size)), dimension).batches(5 * BATCH):
             raw.write(source, raw.write_bodies(batch), verb="add")
@@ -165,7 +168,7 @@ class Scale:
 
     def _copies(self, source: str, targets: list[str]) -> float:
         began = time.monotonic()
-        copies = [self._start("sync", source, target) for target in targets]
+        copies = [self._start("sync", source, target, workers=WORKERS) for target in targets]
         codes = [copy.wait() for copy in copies]
         if any(codes):
             raise RuntimeError("a copy failed")
@@ -180,8 +183,10 @@ class Scale:
             if process.wait():
                 raise RuntimeError(f"{command} {source} {target} failed")
 
-    def _start(self, command: str, source: str, target: str) -> subprocess.Popen[bytes]:
-        words = [str(program()), command, source, target, "--workers", "0", "--json"]
+    def _start(
+        self, command: str, source: str, target: str, *, workers: int = 0
+    ) -> subprocess.Popen[bytes]:
+        words = [str(program()), command, source, target, "--workers", str(workers), "--json"]
         return subprocess.Popen(words, env=self._environ, stdout=subprocess.DEVNULL)
 
     def _processor_seconds(self) -> float:

@@ -15,6 +15,12 @@ from tests.integration.ledger_rows import plan_run
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
+def pages(ids: list[str]) -> list[list[bytes]]:
+    """As a store lists them."""
+    encoded = [id_.encode() for id_ in ids]
+    return [encoded[start : start + 20] for start in range(0, len(ids), 20)]
+
+
 def test_chunks_tile_any_manifest(database: Database) -> None:
     run_id, _ = plan_run(database, ["unused"], chunk_size=1, enqueue=False)
 
@@ -29,9 +35,7 @@ def test_chunks_tile_any_manifest(database: Database) -> None:
         target = list(dict.fromkeys(source[:shared] + target))
         collection_id = UUID(int=1)
         with database.transaction() as connection, connection.transaction(force_rollback=True):
-            staged = manifest.stage(
-                connection, (id_.encode() for id_ in source), (id_.encode() for id_ in target)
-            )
+            staged = manifest.stage(connection, pages(source), pages(target))
             extent = manifest.freeze(connection, run_id, collection_id, chunk_size=chunk_size)
             rows = connection.execute(
                 "SELECT chunk_start_offset, chunk_end_offset, ids FROM sync_manifests"
@@ -148,9 +152,7 @@ def test_a_verification_leaves_out_only_what_is_known_to_be_alike(database: Data
             known = [lay(connection, kind, chunks) for kind, chunks in runs]
             written = known[-1:]
             run_id = lay(connection, "verify", [])
-            manifest.stage(
-                connection, (id_.encode() for id_ in source), (id_.encode() for id_ in target)
-            )
+            manifest.stage(connection, pages(source), pages(target))
             manifest.settle(connection, collection_id, known=known, written=written)
             manifest.freeze(connection, run_id, collection_id, chunk_size=5, one_way=one_way)
             rows = connection.execute(
