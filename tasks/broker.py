@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import dramatiq
@@ -196,12 +197,14 @@ def enqueue_many(messages: Iterable[dramatiq.Message[Any]], connection: Connecti
     Raises psycopg's `UniqueViolation` for a message id that is in the queue already.
     """
     queue_names = set()
-    with connection.cursor().copy(QUERIES["copy_messages"]) as copy:
-        for message in messages:
-            queue_names.add(message.queue_name)
-            copy.write_row(
-                (message.message_id, message.queue_name, "queued", message.encode().decode())
-            )
+    for queue_name, alike in groupby(messages, key=lambda message: message.queue_name):
+        queue_names.add(queue_name)
+        row = connection.execute(QUERIES["next_turn"], {"queue_name": queue_name}).fetchone()
+        assert row is not None
+        with connection.cursor().copy(QUERIES["copy_messages"]) as copy:
+            for turn, message in enumerate(alike, int(row[0])):
+                text = message.encode().decode()
+                copy.write_row((message.message_id, queue_name, "queued", text, turn))
     notify(connection, queue_names)
 
 

@@ -127,7 +127,7 @@ class PostgresConsumer(Consumer):
         rows.sort(key=lambda row: row[:2])
         deliveries = [
             Delivery(dramatiq.Message.decode(text.encode()), number)
-            for _due, _seq, number, text in rows
+            for _turn, _seq, number, text in rows
         ]
         self._settler.hold(deliveries)
         with self._changed:

@@ -11,8 +11,8 @@ shown is the median. Of each chunk:
 
     plan       to list both sides and to freeze the manifest, by the clock
     enqueue    to make the tasks and their messages, until the first is begun, by the clock
-    work       of the copy, processor time of the workers: by the clock it is the server's, whose
-               own time for the same records (`raw add`) is shown beside it
+    work       of the copy, processor time of the workers, without what they need when idle; by the
+               clock it is the server's, whose own time for the same records (`raw add`) is shown
     record     between a chunk's work and its result in the ledger, by the clock
     verify     to read both sides and compare, by the clock
 
@@ -59,6 +59,7 @@ TWO_TARGETS = 1.7
 MEMORY_EVERY = 0.1  # seconds between two looks; the kernel keeps the peaks
 SENT = 50  # requests that are prepared at a time
 ROUNDS, LONG = 5, 100_000  # rounds of a small collection; so many records are enough for one
+IDLE_SECONDS = 10.0
 PATIENCE = 60.0
 RESULTS = Path("build/bench-scale.json")
 
@@ -118,6 +119,7 @@ class Scale:
         self._targets = targets
         self._environ = dict(environ)
         self._workers = workers
+        self._idle = 0.0  # processor seconds a second
         self.memory = Memory()
 
     def measure(self, size: int) -> dict[str, float]:
@@ -132,9 +134,10 @@ class Scale:
         return medians | {"raw add": raw_add}
 
     def _round(self, source: str, target: str, size: int) -> dict[str, float]:
-        processor = self._processor_seconds()
+        before, began = self._processor_seconds(), time.monotonic()
         self._run("sync", source, target)
-        processor = self._processor_seconds() - processor
+        idle = self._idle * (time.monotonic() - began)
+        processor = self._processor_seconds() - before - idle
         plan, enqueue, record, copy, chunks = self._times("sync")
         self._run("verify", source, target)
         *_, verify, _ = self._times("verify")
@@ -151,10 +154,7 @@ class Scale:
         }
 
     def two_targets(self, dimension: int, size: int) -> float:
-        """How many times the records of one target both get together in a second.
-
-        Each copy has workers of its own: those that are shared work on one run after the other.
-        """
+        """How many times the records of one target both get together in a second."""
         source = new_database(self._source, "two-targets")
         for batch in Records.make(list(range(size)), dimension).batches(5 * BATCH):
             raw.write(source, raw.write_bodies(batch), verb="add")
@@ -166,9 +166,15 @@ class Scale:
         together = self._copies(source, two)
         return 2 * alone / together
 
+    def look_at_idle_workers(self) -> None:
+        """Note what the workers need when there is nothing to do."""
+        before = self._processor_seconds()
+        time.sleep(IDLE_SECONDS)
+        self._idle = (self._processor_seconds() - before) / IDLE_SECONDS
+
     def _copies(self, source: str, targets: list[str]) -> float:
         began = time.monotonic()
-        copies = [self._start("sync", source, target, workers=WORKERS) for target in targets]
+        copies = [self._start("sync", source, target) for target in targets]
         codes = [copy.wait() for copy in copies]
         if any(codes):
             raise RuntimeError("a copy failed")
@@ -183,10 +189,8 @@ class Scale:
             if process.wait():
                 raise RuntimeError(f"{command} {source} {target} failed")
 
-    def _start(
-        self, command: str, source: str, target: str, *, workers: int = 0
-    ) -> subprocess.Popen[bytes]:
-        words = [str(program()), command, source, target, "--workers", str(workers), "--json"]
+    def _start(self, command: str, source: str, target: str) -> subprocess.Popen[bytes]:
+        words = [str(program()), command, source, target, "--workers", "0", "--json"]
         return subprocess.Popen(words, env=self._environ, stdout=subprocess.DEVNULL)
 
     def _processor_seconds(self) -> float:
@@ -322,6 +326,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="bench-scale-") as directory,
         scene(Path(directory)) as scale,
     ):
+        scale.look_at_idle_workers()
         console.print("two targets", style="dim")
         two_targets = scale.two_targets(*arguments.targets_size)
         costs = {}

@@ -140,6 +140,31 @@ def test_older_messages_come_first(database: Database, make_broker: MakeBroker) 
     assert [first.args[0], *(next(consumer).args[0] for _ in range(4))] == [0, 1, 2, 3, 4]
 
 
+def test_what_is_enqueued_together_takes_turns_with_others(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+
+    def enqueue(name: str, count: int) -> None:
+        with database.transaction() as connection:
+            messages = [message("noop", f"{name}{number}") for number in range(count)]
+            broker.enqueue_many(messages, connection)
+
+    enqueue("long", 5)
+    _, first = claim(database, broker)
+    assert first.args == ("long0",)
+    enqueue("short", 2)
+    enqueue("other", 3)
+    consumer, second = claim(database, make_broker("v"), prefetch=9)
+    given = [second.args[0], *(next(consumer).args[0] for _ in range(8))]
+    assert given == [
+        *("long1", "short0", "other0"),
+        *("long2", "short1", "other1"),
+        *("long3", "other2"),
+        "long4",
+    ]
+
+
 def test_a_retry_waits_in_postgres_and_keeps_its_row(
     database: Database, make_broker: MakeBroker
 ) -> None:
@@ -368,7 +393,8 @@ def test_the_hot_queries_use_their_indexes(database: Database, make_broker: Make
         connection.execute("ANALYZE dramatiq.queue")
         plan = connection.execute(
             "EXPLAIN SELECT message_id FROM dramatiq.queue WHERE queue_name = 'testing'"
-            " AND state = 'queued' AND due_at <= now() ORDER BY due_at, seq LIMIT 8"
+            " AND state = 'queued' AND due_at <= now() AND due_at < 'infinity'"
+            " ORDER BY turn, seq LIMIT 8"
             " FOR UPDATE SKIP LOCKED"
         ).fetchall()
     text = "\n".join(row[0] for row in plan)
