@@ -250,6 +250,23 @@ def test_it_can_be_used_by_keyboard(web: httpx.Client, database: Database, opene
     expect(page.locator("#toast")).to_contain_text("A sync of docs begins")
 
 
+def test_the_bar_of_a_worker_is_its_share_of_the_work(
+    web: httpx.Client, database: Database, failed_run: UUID, opened: Open
+) -> None:
+    add_worker(database, "idle")
+    page = opened(address(web))
+    shares = {}
+    for row in page.locator("#workers tr").all():
+        bar, filled = row.locator(".meter"), row.locator(".meter > span")
+        expect(filled).to_have_attribute("style", re.compile("width"))
+        page.wait_for_function(
+            "bar => bar.getAnimations().length === 0", arg=filled.element_handle()
+        )
+        widths = [one.evaluate("one => one.getBoundingClientRect().width") for one in (filled, bar)]
+        shares[row.locator(".name").inner_text()] = widths[0] / widths[1]
+    assert shares == {"w": 1, "idle": 0}
+
+
 def test_ten_thousand_chunks_fit(web: httpx.Client, database: Database, opened: Open) -> None:
     plan_run(database, [f"{n}" for n in range(10_000)], chunk_size=1)
     page = opened(address(web))
