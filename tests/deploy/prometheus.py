@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import yaml
 from tests.chaos.processes import Process
 from tests.deploy.conftest import DEPLOY
 from tests.eventually import eventually
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 PATIENCE = 120.0  # seconds
@@ -69,12 +69,6 @@ class Prometheus:
             if family["type"] == "histogram":
                 names |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
         return names
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 Scrape = Callable[..., Prometheus]

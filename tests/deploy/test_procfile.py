@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from tests.deploy.prometheus import Scrape, needs_prometheus
 from tests.deploy.prometheus import prometheus as prometheus
 from tests.e2e.conftest import Program, Side, embedding_of, everything, fill, open_side
 from tests.eventually import eventually
+from tests.ports import free_port
 
 SCALE = "coordinator=2,worker=3"
 COORDINATORS, WORKERS = 3, 3  # one of the coordinators is `web`
@@ -148,7 +148,7 @@ def test_it_outlives_a_worker_and_the_leader(
         "SYNC_TARGET_URL": target.url,
         "SYNC_INTERVAL": "1",
         "SYNC_CHUNK_SIZE": "100",
-        "PORT": str(random.randrange(20_000, 30_000, 500)),
+        "PORT": str(free_port(beside=(100, 101))),  # web and two coordinators
     }
     with honcho("-c", SCALE, environ=environ, directory=tmp_path) as everybody:
 

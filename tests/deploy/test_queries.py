@@ -16,10 +16,11 @@ import yaml
 
 from tests.chaos.processes import Process
 from tests.deploy.conftest import DEPLOY
-from tests.deploy.prometheus import HOST, PATIENCE, Scrape, free_port, needs_prometheus
+from tests.deploy.prometheus import HOST, PATIENCE, Scrape, needs_prometheus
 from tests.deploy.prometheus import prometheus as prometheus
 from tests.e2e.conftest import Program, fill, open_side
 from tests.eventually import eventually
+from tests.ports import free_port
 
 # What is told by Prometheus itself, not by us.
 OF_PROMETHEUS = {"up", "scrape_duration_seconds", "ALERTS"}

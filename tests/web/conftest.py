@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -17,14 +16,10 @@ from coordinator.web.serve import coordinator_served
 from tasks.database import Database
 from tasks.settings import Settings
 from tests.e2e.conftest import program, servers, sides  # noqa: F401  (fixtures)
+from tests.ports import free_port
 
 TOKEN = "a token that nobody has"
 SOURCE, TARGET = "http://127.0.0.1:9", "http://127.0.0.1:9/target"  # as in ledger_rows
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def pair(name: str = "docs", *, source: str = SOURCE, target: str = TARGET) -> ScheduledPair:

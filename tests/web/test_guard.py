@@ -14,7 +14,8 @@ from coordinator.web.address import Listen, bind, metrics_address, web_address
 from tasks.database import Database
 from tasks.errors import InvalidInput
 from tasks.settings import Settings, load_settings
-from tests.web.conftest import TOKEN, Serve, change, free_port, pair
+from tests.ports import free_port
+from tests.web.conftest import TOKEN, Serve, change, pair
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 PAUSE = "/api/v1/pairs/docs/pause"

@@ -20,7 +20,8 @@ from tests.browser import SECONDS, Open
 from tests.e2e.conftest import Side, fill
 from tests.eventually import eventually
 from tests.integration.ledger_rows import add_worker, plan_run
-from tests.web.conftest import TOKEN, Serve, free_port, pair
+from tests.ports import free_port
+from tests.web.conftest import TOKEN, Serve, pair
 from tests.web.test_metrics import do, end, execute, fail
 from tests.web.test_process_metrics import Start, ask
 from tests.web.test_process_metrics import start as start

@@ -17,7 +17,8 @@ from tasks.worker import DEFAULT_QUEUE
 from tasks.workers import live_workers
 from tests.e2e.conftest import Program, Side, fill
 from tests.eventually import eventually
-from tests.web.conftest import TOKEN, free_port
+from tests.ports import free_port
+from tests.web.conftest import TOKEN
 
 DONE = r'^dramatiq_messages_total\{actor_name="sync_chunk",queue_name="sync"\} (\S+)$'
 
@@ -60,7 +61,7 @@ def test_a_killed_worker_leaves_no_ghost(
 ) -> None:
     source, target = sides
     fill(source.client, "docs", 200)
-    first = free_port()
+    first = free_port(beside=(1,))
     ports = [first, first + 1]
     workers = []
     for count in (1, 2):
