@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from tasks.broker import notify
 from tasks.database import Database, load_queries
+from tasks.listener import notify
 
 QUERIES = load_queries("plan")
 

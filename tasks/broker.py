@@ -25,7 +25,7 @@ from dramatiq.middleware import Middleware
 from tasks.consumer import Delivery, PostgresConsumer, Settler
 from tasks.database import Connection, Database, load_queries
 from tasks.errors import DatabaseUnavailable
-from tasks.listener import Listener, channel
+from tasks.listener import Listener, notify
 
 PURGE_BATCH = 5000
 
@@ -206,12 +206,6 @@ def enqueue_many(messages: Iterable[dramatiq.Message[Any]], connection: Connecti
                 text = message.encode().decode()
                 copy.write_row((message.message_id, queue_name, "queued", text, turn))
     notify(connection, queue_names)
-
-
-def notify(connection: Connection, queue_names: Iterable[str]) -> None:
-    """Wake the consumers of these queues, once the transaction commits."""
-    for queue_name in sorted(queue_names):
-        connection.execute(QUERIES["notify"], {"channel": channel(queue_name)})
 
 
 def purge(database: Database, *, age: float) -> int:

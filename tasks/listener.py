@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 import structlog
 from psycopg import sql
 
-from tasks.database import Database
+from tasks.database import Connection, Database, load_queries
 from tasks.errors import DatabaseUnavailable
 
+QUERIES = load_queries("queue")
 POLL_SECONDS = 1.0
 
 logger = structlog.get_logger(__name__)
@@ -39,8 +40,7 @@ class Listener(threading.Thread):
                 contextlib.suppress(DatabaseUnavailable),
                 self._database.connection() as connection,
             ):
-                for queue_name in self._queues():
-                    connection.execute("SELECT pg_notify(%s, '')", [channel(queue_name)])
+                notify(connection, self._queues())
         self.join(timeout=2)
 
     def run(self) -> None:
@@ -70,3 +70,9 @@ class Listener(threading.Thread):
 def channel(queue_name: str) -> str:
     """The notification channel of a queue, as dramatiq-pg names it."""
     return f"dramatiq.{queue_name}.enqueue"
+
+
+def notify(connection: Connection, queue_names: Iterable[str]) -> None:
+    """Wake the consumers of these queues, once the transaction commits."""
+    for queue_name in sorted(queue_names):
+        connection.execute(QUERIES["notify"], {"channel": channel(queue_name)})

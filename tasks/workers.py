@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 import psutil
 import structlog
 
-from tasks.broker import notify, purge
+from tasks.broker import purge
 from tasks.database import Connection, Database, load_queries
 from tasks.errors import DatabaseUnavailable
+from tasks.listener import notify
 
 PURGE_INTERVAL = 60.0  # seconds between two looks for old messages
 

@@ -258,15 +258,13 @@ WITH held AS (
       JOIN sync_tasks t ON t.message_id = q.message_id
      WHERE t.run_id = ANY (%(run_ids)s) AND q.state = 'queued'
 ), next AS (
-    SELECT queue_name, min(turn) AS turn
-      FROM dramatiq.queue
-     WHERE state = 'queued' AND due_at <= now() AND due_at < 'infinity'
-     GROUP BY queue_name
+    SELECT queue_name, sync_next_turn(queue_name) AS turn
+      FROM (SELECT DISTINCT queue_name FROM held) AS queues
 )
 UPDATE dramatiq.queue q
-   SET due_at = now(), turn = held.place + coalesce(next.turn, 0)
+   SET due_at = now(), turn = held.place + next.turn
   FROM held
-  LEFT JOIN next USING (queue_name)
+  JOIN next USING (queue_name)
  WHERE q.message_id = held.message_id AND q.state = 'queued'
 RETURNING q.queue_name
 

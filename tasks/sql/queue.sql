@@ -5,10 +5,7 @@
 -- on, done or rejected is left alone (a late producer must not bring it back to life).
 INSERT INTO dramatiq.queue (message_id, queue_name, state, message, due_at, turn)
 VALUES (%(message_id)s, %(queue_name)s, 'queued', %(message)s,
-        now() + make_interval(secs => %(delay)s),
-        (SELECT coalesce(min(turn), 0) FROM dramatiq.queue
-          WHERE queue_name = %(queue_name)s AND state = 'queued'
-            AND due_at <= now() AND due_at < 'infinity'))
+        now() + make_interval(secs => %(delay)s), sync_next_turn(%(queue_name)s))
 ON CONFLICT (message_id) DO UPDATE
     SET message = excluded.message, due_at = excluded.due_at, mtime = now()
     WHERE queue.state = 'queued'
@@ -16,10 +13,7 @@ ON CONFLICT (message_id) DO UPDATE
 -- name: next_turn
 -- Messages that are enqueued together take their turns one after the other from here on. So those of
 -- a run that is enqueued later come in between, and it does not wait for all of the runs before it.
--- What is paused takes no turn, and what is to be tried again later has had its own.
-SELECT coalesce(min(turn), 0) FROM dramatiq.queue
- WHERE queue_name = %(queue_name)s AND state = 'queued'
-   AND due_at <= now() AND due_at < 'infinity'
+SELECT sync_next_turn(%(queue_name)s)
 
 -- name: copy_messages
 COPY dramatiq.queue (message_id, queue_name, state, message, turn) FROM STDIN

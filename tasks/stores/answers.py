@@ -153,9 +153,7 @@ class VectorCache:
         """The vectors of an answer to a request for these ids; not to be changed."""
         key = len(wanted), *wanted[:1], *wanted[-1:]
         with self._lock:
-            other = self._entries.pop(key, None)
-            if other is not None:
-                self._left += len(other.data)
+            other = self._take(key)
         vectors = self._like(other, answer) if other is not None else None
         if vectors is not None:
             vectors.flags.writeable = False
@@ -172,12 +170,17 @@ class VectorCache:
 
     def _keep(self, key: _Key, answer: Answer) -> None:
         with self._lock:
-            replaced = self._entries.pop(key, None)
+            self._take(key)
             self._entries[key] = answer
-            self._left += (len(replaced.data) if replaced else 0) - len(answer.data)
+            self._left -= len(answer.data)
             while self._left < 0:
-                _, oldest = self._entries.popitem(last=False)
-                self._left += len(oldest.data)
+                self._take(next(iter(self._entries)))
+
+    def _take(self, key: _Key) -> Answer | None:
+        answer = self._entries.pop(key, None)
+        if answer is not None:
+            self._left += len(answer.data)
+        return answer
 
     def _like(self, other: Answer, answer: Answer) -> Embeddings | None:
         """An answer's vectors, as those of the other one where their texts are the same."""

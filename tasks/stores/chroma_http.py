@@ -7,7 +7,7 @@ seen on 1.5.9 unless said otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Lock
@@ -161,15 +161,10 @@ class ChromaHttpStore:
 
     def create(self, definition: Collection) -> Collection:
         operation = f"create collection {definition.name!r}"
-        *attempts, last = creation_requests(
+        bodies = creation_requests(
             definition, before_version_1=self._is_before_version_1(operation)
         )
-        for attempt in attempts:
-            try:
-                return self._create(attempt, operation)
-            except ContentRefused:
-                continue  # a server of another version or kind does not know this, or not so
-        return self._create(last, operation)
+        return _first_taken(bodies, lambda body: self._create(body, operation))
 
     def modify(
         self,
@@ -179,12 +174,9 @@ class ChromaHttpStore:
         metadata: Metadata | None = None,
     ) -> Collection:
         operation = f"change {collection.name!r}"
-        *attempts, last = modification_requests(collection, name=name, metadata=metadata)
+        bodies = modification_requests(collection, name=name, metadata=metadata)
         try:
-            for attempt in attempts:
-                with suppress(ContentRefused):
-                    return self._modify(collection, attempt, operation)
-            return self._modify(collection, last, operation)
+            return _first_taken(bodies, lambda body: self._modify(collection, body, operation))
         except (StoreOverloaded, StoreRefused) as error:
             # Servers answer 500 for a name that is taken.
             if name is None or self._id_of(name) in (None, collection.id):
@@ -409,6 +401,17 @@ class ChromaHttpStore:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"the answer is not what the API promises: {error!r}"
             raise StoreGarbled(self._transport.message(operation, what)) from error
+
+
+def _first_taken(
+    bodies: Sequence[dict[str, Any]], send: Callable[[dict[str, Any]], Collection]
+) -> Collection:
+    """What the first of them gives: a server of another version or kind does not know all."""
+    *attempts, last = bodies
+    for attempt in attempts:
+        with suppress(ContentRefused):
+            return send(attempt)
+    return send(last)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ in processes of 8 threads. Rates are the median of three rounds, taken in turns.
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import signal
 import statistics
@@ -32,6 +31,7 @@ from tasks.database import Database
 from tasks.embedded import embedded_postgres
 from tasks.schema import migrate
 from tests.benchmarks.broker_process import declare_actors, stock_broker
+from tests.benchmarks.common import write_results
 
 ROUNDS = 3
 NOOPS = 5000  # stock stops for good at a backlog of about 12,780
@@ -270,9 +270,7 @@ def main() -> None:
             contenders[kind] = Contender(kind, url.replace("/postgres?", f"/{kind}?"))
         results = measure(contenders, console)
     show(results, console)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    console.print(f"written to {RESULTS}")
+    write_results(RESULTS, results, console)
 
 
 if __name__ == "__main__":

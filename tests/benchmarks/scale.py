@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import statistics
@@ -46,6 +45,7 @@ from rich.table import Table
 from tasks.embedded import embedded_postgres
 from tasks.stores.server import ChromaServer
 from tests.benchmarks import raw
+from tests.benchmarks.common import PROGRAM, dimension_and_records, environment, write_results
 from tests.benchmarks.corpus import BATCH, Records, collection_of, new_database
 from tests.eventually import eventually
 
@@ -190,7 +190,7 @@ class Scale:
                 raise RuntimeError(f"{command} {source} {target} failed")
 
     def _start(self, command: str, source: str, target: str) -> subprocess.Popen[bytes]:
-        words = [str(program()), command, source, target, "--workers", "0", "--json"]
+        words = [str(PROGRAM), command, source, target, "--workers", "0", "--json"]
         return subprocess.Popen(words, env=self._environ, stdout=subprocess.DEVNULL)
 
     def _processor_seconds(self) -> float:
@@ -220,10 +220,6 @@ def fill(url: str, size: int) -> float:
             )
         seconds += raw.write(url, bodies, verb="add")
     return seconds / (size / BATCH)
-
-
-def program() -> Path:
-    return Path(sys.executable).parent / "chroma-sync"
 
 
 def growth(costs: Mapping[int, Mapping[str, float]], cost: str) -> float:
@@ -268,8 +264,7 @@ def scene(directory: Path) -> Iterator[Scale]:
         source, *targets = (
             stack.enter_context(ChromaServer(directory / name)).endpoint for name in names
         )
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("SYNC_")}
-        environ = ours | {"DATABASE_URL": postgres, "SYNC_LOG_LEVEL": "warning"}
+        environ = environment(postgres) | {"SYNC_LOG_LEVEL": "warning"}
         workers = [
             stack.enter_context(_worker(environ, directory / f"worker-{number}.log"))
             for number in range(WORKERS)
@@ -306,16 +301,14 @@ def _sizes(text: str) -> list[int]:
     return sorted(int(size) for size in text.split(","))
 
 
-def _targets(text: str) -> tuple[int, int]:
-    dimension, records = text.split(":")
-    return int(dimension), int(records)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-scale", description=__doc__)
     parser.add_argument("--sizes", type=_sizes, default=list(SIZES), metavar="N,N,...")
     parser.add_argument(
-        "--targets-size", type=_targets, default=TARGETS, metavar="DIMENSION:RECORDS"
+        "--targets-size",
+        type=dimension_and_records,
+        default=TARGETS,
+        metavar="DIMENSION:RECORDS",
     )
     arguments = parser.parse_args()
     if len(arguments.sizes) < 2:
@@ -342,9 +335,7 @@ def main() -> None:
         "two_targets": two_targets,
     }
     show(results, console)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    console.print(f"written to {RESULTS}")
+    write_results(RESULTS, results, console)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import statistics
@@ -39,6 +38,7 @@ from rich.table import Table
 from tasks.embedded import embedded_postgres
 from tasks.stores.server import ChromaServer
 from tests.benchmarks import raw
+from tests.benchmarks.common import PROGRAM, dimension_and_records, environment, write_results
 from tests.benchmarks.corpus import BATCH, Records, collection_of, new_database
 
 SIZES = {384: 100_000, 1536: 30_000}
@@ -98,14 +98,10 @@ class Stage:
 
     def ours(self, command: str, source: str, target: str) -> float:
         """Run our command until it has proven what it did; returns the seconds it took."""
-        program = Path(sys.executable).parent / "chroma-sync"
-        environ = {
-            name: value for name, value in os.environ.items() if not name.startswith("SYNC_")
-        }
         began = time.monotonic()
         subprocess.run(
-            [program, command, source, target, "--json", *self._options],
-            env=environ | {"DATABASE_URL": self._postgres},
+            [PROGRAM, command, source, target, "--json", *self._options],
+            env=environment(self._postgres),
             stdout=subprocess.DEVNULL,
             check=True,
         )
@@ -316,14 +312,11 @@ def stage(options: Sequence[str]) -> Iterator[Stage]:
         )
 
 
-def _size(text: str) -> tuple[int, int]:
-    dimension, records = text.split(":")
-    return int(dimension), int(records)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--size", type=_size, action="append", metavar="DIMENSION:RECORDS")
+    parser.add_argument(
+        "--size", type=dimension_and_records, action="append", metavar="DIMENSION:RECORDS"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("options", nargs="*", help="for our command, after --")
     arguments = parser.parse_args()
@@ -336,10 +329,7 @@ def main() -> None:
                 servers, dimension, size, arguments.rounds, console
             ).measure()
     show(results, console)
-    RESULTS.parent.mkdir(exist_ok=True)
-    document = {str(dimension): figures for dimension, figures in results.items()}
-    RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "sizes": document}, indent=2) + "\n")
-    console.print(f"written to {RESULTS}")
+    write_results(RESULTS, {"cores": os.cpu_count(), "sizes": results}, console)
 
 
 if __name__ == "__main__":
