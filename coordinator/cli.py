@@ -6,12 +6,14 @@ Exit codes: 0 done and verified, 1 not verified (or something failed), 2 could n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -26,6 +28,7 @@ from typer.exceptions import TyperException
 from coordinator import control, pair_state
 from coordinator import status as status_of
 from coordinator.doctor import Verdict, examine, print_diagnosis
+from coordinator.local_workers import LocalWorkers
 from coordinator.options import (
     INDEX_SAMPLE,
     MAX_PASSES,
@@ -241,9 +244,8 @@ def verify(
     )
     if combined is not None and not combined.absolute().parent.is_dir():
         raise InvalidInput(f"--combined {combined}: there is no directory for it.")
-    with open_database(settings) as database, _display() as display:
-        coordinator = Coordinator(settings, database, source, target, display=display)
-        report = coordinator.verify(options, combined=combined)
+    with _coordinators(settings, options.workers) as (_, coordinator):
+        report = coordinator(source, target).verify(options, combined=combined)
     return _conclude(report, json)
 
 
@@ -274,20 +276,16 @@ def repair(
         max_delete=DeletionLimit(text=max_delete),
         max_passes=max_passes,
     )
-    with open_database(settings) as database, _display() as display:
+    with _coordinators(settings, options.workers) as (database, coordinator):
         if target is not None:
-            coordinator = Coordinator(settings, database, source, target, display=display)
-            with coordinator.lead():
-                report = coordinator.repair(options)
+            both = coordinator(source, target)
+            with both.lead():
+                report = both.repair(options)
         else:
             found = status_of.find_run(database, source)
-            coordinator = Coordinator(
-                settings, database, found.source_url, found.target_url, display=display
-            )
-            with coordinator.lead():
-                report = coordinator.repair_findings(
-                    found.run_id, replace(options, one_way=found.one_way)
-                )
+            both = coordinator(found.source_url, found.target_url)
+            with both.lead():
+                report = both.repair_findings(found.run_id, replace(options, one_way=found.one_way))
     return _conclude(report, json)
 
 
@@ -318,7 +316,7 @@ def retry(
 ) -> int:
     """Try the failed chunks of a run again, then prove the result."""
     settings = open_settings()
-    with open_database(settings) as database, _display() as display:
+    with _coordinators(settings, workers) as (database, coordinator):
         found = status_of.find_run(database, run)
         options = Options(
             selection=Selection.from_document(found.options),
@@ -326,11 +324,9 @@ def retry(
             workers=workers,
             one_way=found.one_way,
         )
-        coordinator = Coordinator(
-            settings, database, found.source_url, found.target_url, display=display
-        )
-        with coordinator.lead():
-            report = coordinator.retry(found.run_id, options)
+        both = coordinator(found.source_url, found.target_url)
+        with both.lead():
+            report = both.retry(found.run_id, options)
     return _conclude(report, json)
 
 
@@ -372,8 +368,12 @@ def doctor(
 def selftest() -> int:
     """Sync 1,000 records between two servers of its own with 3 workers, and verify them."""
     settings = open_settings()
-    with open_database(settings) as database, _display() as display:
-        passed = run_selftest(settings, database, display=display, console=_stdout())
+    with (
+        contextlib.closing(LocalWorkers(_work_safely)) as local,
+        open_database(settings) as database,
+        _display() as display,
+    ):
+        passed = run_selftest(settings, database, local=local, display=display, console=_stdout())
     return 0 if passed else NOT_VERIFIED
 
 
@@ -383,14 +383,7 @@ def worker(
     until_stdin_closes: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> int:
     """Work on the chunks of any run until SIGTERM or Ctrl-C."""
-    settings = open_settings()
-    stop = _stop_on_signals()
-    with open_database(settings) as database:
-        if until_stdin_closes:
-            threading.Thread(target=_wait_for_end_of_stdin, args=[stop], daemon=True).start()
-        role = Role(coordinates=False, works=True)
-        serve(settings, database, role, stop=stop, console=_stdout(), queue_name=queue)
-    return 0
+    return _work(queue, sys.stdin.fileno() if until_stdin_closes else None)
 
 
 @app.command()
@@ -483,6 +476,46 @@ def throttle(
     return 0
 
 
+@contextlib.contextmanager
+def _coordinators(
+    settings: Settings, workers: int | None
+) -> Iterator[tuple[Database, Callable[[str, str], Coordinator]]]:
+    """The database, and what makes a coordinator of a source and a target."""
+    with (
+        _local_workers(workers) as local,
+        open_database(settings) as database,
+        _display() as display,
+    ):
+        yield database, partial(Coordinator, settings, database, local=local, display=display)
+
+
+@contextlib.contextmanager
+def _local_workers(count: int | None) -> Iterator[LocalWorkers | None]:
+    """Who starts local workers, if any are wanted. To be entered before everything else."""
+    if not count:
+        yield None
+        return
+    with contextlib.closing(LocalWorkers(_work_safely)) as local:
+        yield local
+
+
+def _work(queue_name: str, until_closed: int | None) -> int:
+    """Be a worker until a signal, or until this file descriptor says that its other end is gone."""
+    settings = open_settings()
+    stop = _stop_on_signals()
+    with open_database(settings) as database:
+        if until_closed is not None:
+            arguments = [until_closed, stop]
+            threading.Thread(target=_wait_for_end, args=arguments, daemon=True).start()
+        role = Role(coordinates=False, works=True)
+        serve(settings, database, role, stop=stop, console=_stdout(), queue_name=queue_name)
+    return 0
+
+
+def _work_safely(queue_name: str, until_closed: int) -> int:
+    return _exit_code(lambda: _work(queue_name, until_closed))
+
+
 def _serve(settings: Settings, role: Role) -> int:
     check_role(settings, role)
     stop = _stop_on_signals()
@@ -503,13 +536,13 @@ def _control(prefix: str, act: Callable[[Database, UUID], bool], done: str) -> i
 def _write(
     settings: Settings, source: str, target: str, options: Options, *, dry_run: bool, json: bool
 ) -> int:
-    with open_database(settings) as database, _display() as display:
-        coordinator = Coordinator(settings, database, source, target, display=display)
+    with _coordinators(settings, options.workers) as (_, coordinator):
+        both = coordinator(source, target)
         if dry_run:
-            report = coordinator.dry_run(options)
+            report = both.dry_run(options)
         else:
-            with coordinator.lead():
-                report = coordinator.sync(options)
+            with both.lead():
+                report = both.sync(options)
     return _conclude(report, json)
 
 
@@ -566,9 +599,9 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _wait_for_end_of_stdin(stop: threading.Event) -> None:
+def _wait_for_end(descriptor: int, stop: threading.Event) -> None:
     # Not through sys.stdin: its lock, held by a daemon thread, aborts the interpreter's exit.
-    while os.read(sys.stdin.fileno(), 4096):
+    while os.read(descriptor, 4096):
         pass
     stop.set()
 
@@ -583,9 +616,16 @@ def main() -> NoReturn:
     if sys.argv[1:] == ["--version"]:
         typer.echo(f"chroma-sync {version('chroma-sync')}")
         sys.exit(0)
+    code = _exit_code(lambda: typer.main.get_command(app).main(standalone_mode=False))
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _exit_code(act: Callable[[], int]) -> int:
+    """Do that; what goes wrong is said in a line, and told by the exit code."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        code = typer.main.get_command(app).main(standalone_mode=False)
+        code = act()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except TyperException as error:
@@ -600,8 +640,7 @@ def main() -> NoReturn:
         code = NOT_DONE
     if code == INTERRUPTED:
         errors.print("Interrupted. The same command goes on from here.")
-    sys.stdout.flush()
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

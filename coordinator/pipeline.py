@@ -64,7 +64,7 @@ class Ground:
     source: Store
     target: Store
     queue_name: str
-    replace_workers: Callable[[], None]  # local ones that have died
+    check_workers: Callable[[], None]  # the local ones
     display: ProgressDisplay
 
 
@@ -223,7 +223,7 @@ class Pipeline:
         pause = POLL_SECONDS / 16
         while not progress.is_over:
             self.ground.check()
-            self.ground.replace_workers()
+            self.ground.check_workers()
             if time.monotonic() >= next_mending:
                 if patiently(lambda: self._runs.status(run_id)) == "cancelled":
                     raise RunCancelled(f"Run {run_id} was cancelled.")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from coordinator.local_workers import LocalWorkers
 from coordinator.options import Options
 from coordinator.progress import ProgressDisplay
 from coordinator.report import Report
@@ -30,7 +31,12 @@ DIMENSION = 64
 
 
 def selftest(
-    settings: Settings, database: Database, *, display: ProgressDisplay, console: Console
+    settings: Settings,
+    database: Database,
+    *,
+    local: LocalWorkers,
+    display: ProgressDisplay,
+    console: Console,
 ) -> bool:
     """Print what was planned, who worked and what was proven; True if all of it holds."""
     with contextlib.ExitStack() as stack:
@@ -38,7 +44,7 @@ def selftest(
         source, target = (_serve(stack, directory / side) for side in ("source", "target"))
         _fill(source)
         coordinator = Coordinator(
-            settings, database, source, target, display=display, assemble=True
+            settings, database, source, target, display=display, local=local, assemble=True
         )
         with coordinator.lead():
             report = coordinator.sync(Options(chunk_size=CHUNK_SIZE, workers=WORKERS))

@@ -11,6 +11,8 @@ from rich.console import Console
 from coordinator.pairs import ScheduledPair, configured_pairs
 from coordinator.schedule import Scheduler
 from coordinator.web.address import metrics_address, web_address
+from coordinator.web.process_metrics import MessageMetrics, process_registry
+from coordinator.web.serve import coordinator_served, worker_served
 from tasks.database import Database
 from tasks.settings import Settings
 from tasks.worker import Worker
@@ -52,10 +54,6 @@ def serve(
     queue_name: str,
 ) -> None:
     """Be that until `stop` is set; then leave everything in order, within seconds."""
-    # Here, because all of it takes its time to be imported, and no other command needs it.
-    from coordinator.web.process_metrics import MessageMetrics, process_registry
-    from coordinator.web.serve import coordinator_served, worker_served
-
     pairs = check_role(settings, role)
     registry = process_registry()
     # Each of those who are stopped tells Postgres. It may be gone: they must not wait in turn.

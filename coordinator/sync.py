@@ -65,11 +65,12 @@ class Coordinator:
         environ: Mapping[str, str] = os.environ,
         pair: str | None = None,
         stopping: threading.Event | None = None,
+        local: LocalWorkers | None = None,
         assemble: bool = False,
     ) -> None:
         """`pair`: the name that it has in a schedule. `stopping`: set to leave a run in order.
-        `assemble`: plan only once all local workers have reported for work; else they start while
-        it is planned.
+        `local`: where the options ask for local workers, who starts them. `assemble`: plan only
+        once all of those have reported for work; else they start while it is planned.
         """
         self._settings = settings
         self._database = database
@@ -78,6 +79,7 @@ class Coordinator:
         self._private_queue = f"{DEFAULT_QUEUE}-{secrets.token_hex(4)}"
         self._pair = pair
         self._stopping = stopping
+        self._local = local
         self._assemble = assemble
         self._lease: Lease | None = None
         self._runs = Runs(self._transaction)
@@ -247,7 +249,7 @@ class Coordinator:
         with (
             contextlib.closing(self._open(self._source_address)) as source,
             contextlib.closing(self._open(self._target_address, new=create, made=made)) as target,
-            self._workers(options, self._queue_name(source, target)) as local,
+            self._workers(options, self._queue_name(source, target)),
         ):
             ground = Ground(
                 database=self._database,
@@ -257,7 +259,7 @@ class Coordinator:
                 source=source,
                 target=target,
                 queue_name=self._queue_name(source, target),
-                replace_workers=local.replace_dead if local else lambda: None,
+                check_workers=self._local.check if self._local else lambda: None,
                 display=self._display,
             )
             yield Pipeline(ground, options)
@@ -289,33 +291,30 @@ class Coordinator:
         return self._database.transaction() if self._lease is None else self._lease.transaction()
 
     @contextlib.contextmanager
-    def _workers(self, options: Options, queue_name: str) -> Iterator[LocalWorkers | None]:
+    def _workers(self, options: Options, queue_name: str) -> Iterator[None]:
         if options.workers is None:
             worker = Worker(self._settings, self._database, queue_name=queue_name)
             worker.start()
             try:
-                yield None
+                yield
             finally:
                 worker.stop()
-        elif options.workers == 0:
-            if queue_name != DEFAULT_QUEUE:
-                raise InvalidInput(
-                    "A directory is served to this machine only, so workers elsewhere cannot help; "
-                    "leave --workers 0 out, or run `chroma run` and give its address."
-                )
-            yield None
-        else:
-            local = LocalWorkers(
-                options.workers,
-                queue_name=queue_name,
-                environ={"DATABASE_URL": self._database.url},
-            )
+        elif self._local is not None:
+            environ = {"DATABASE_URL": self._database.url}
+            self._local.start(options.workers, queue_name=queue_name, environ=environ)
             try:
                 if self._assemble:
-                    self.workers_found = local.wait_until_ready(self._database)
-                yield local
+                    self.workers_found = self._local.wait_until_ready(self._database)
+                yield
             finally:
-                local.stop()
+                self._local.close()  # they need the database, which may be closed after this
+        elif queue_name == DEFAULT_QUEUE:
+            yield
+        else:
+            raise InvalidInput(
+                "A directory is served to this machine only, so workers elsewhere cannot help; "
+                "leave --workers 0 out, or run `chroma run` and give its address."
+            )
 
     def _queue_name(self, source: Store, target: Store) -> str:
         """Directories are served to this machine only, so their tasks are for its own workers."""

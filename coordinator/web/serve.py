@@ -9,8 +9,6 @@ from prometheus_client import CollectorRegistry
 
 from coordinator.pairs import ScheduledPair
 from coordinator.web.address import metrics_address, web_address
-from coordinator.web.app import coordinator_app, worker_app
-from coordinator.web.server import served
 from tasks.database import Database
 from tasks.settings import Settings
 
@@ -29,6 +27,10 @@ def coordinator_served(
     if listen is None:
         yield None
         return
+    # Here, as in `worker_served`, since it takes long to be imported, and few commands need it.
+    from coordinator.web.app import coordinator_app
+    from coordinator.web.server import served
+
     own = Database(database.url, max_connections=CONNECTIONS, listen=database.listen)
     own.open()
     try:
@@ -45,5 +47,8 @@ def worker_served(settings: Settings, registry: CollectorRegistry) -> Iterator[s
     if listen is None:
         yield None
         return
+    from coordinator.web.app import worker_app
+    from coordinator.web.server import served
+
     with served(worker_app(settings, listen, registry), listen) as url:
         yield url
