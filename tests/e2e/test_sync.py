@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import psycopg
 import pytest
 
@@ -226,6 +227,40 @@ def test_a_coordinator_that_is_killed_is_resumed_as_well(
     assert resumed.code == 0, resumed.err
     assert "Going on with run" in resumed.err
     assert everything(source.client, "docs") == everything(target.client, "docs")
+
+
+def test_without_the_process_that_starts_workers_the_command_says_so_and_can_go_on(
+    program: Program, sides: Sides, ask: Ask
+) -> None:
+    source, target = sides
+    fill(source.client, "docs", 4000, dimension=64)
+    command = ("sync", source.url, target.url, "--chunk-size", "100", "--workers", "2")
+    with program.start(*command) as running:
+        eventually(
+            lambda: ask("SELECT 1 FROM sync_tasks WHERE task_status = 'completed' LIMIT 1"),
+            within=60,
+        )
+        (foreman,) = psutil.Process(running.pid).children()
+        foreman.kill()
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == 2
+    assert "error: The process that starts the local workers is gone" in err
+    assert "Traceback" not in err
+    pids = [int(str(pid)) for (pid,) in ask("SELECT pid FROM sync_workers")]
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert program(*command, "--json").code == 0
+    assert everything(source.client, "docs") == everything(target.client, "docs")
+
+
+def test_workers_that_cannot_work_end_the_command(program: Program, sides: Sides) -> None:
+    source, target = sides
+    fill(source.client, "docs", 10)
+    open_to_all = {"SYNC_METRICS_PORT": "19200", "SYNC_WEB_HOST": "0.0.0.0"}
+    done = program("sync", source.url, target.url, "--workers", "1", **open_to_all)
+    assert done.code == 2
+    assert "error: SYNC_API_TOKEN is not set" in done.err
+    assert "error: Local workers end with code 2 again and again" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_refused_records_fail_their_chunk_alone_and_can_be_retried(
