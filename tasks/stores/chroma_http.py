@@ -78,6 +78,10 @@ class ChromaHttpStore:
         self._database = f"{self._tenant}/databases/{quote(address.database, safe='')}"
         self._limits: tuple[int, bool] | None = None
         self._limits_lock = Lock()
+        # A server has one writer, and answers all requests that wait for it at about the same time:
+        # then everybody would read, while it has nothing to do. So of two chunks here, one is
+        # written, and the other is read meanwhile.
+        self._writing = Lock()
         self._record_bytes: dict[UUID, float] = {}  # by collection, of an answer
 
     @property
@@ -302,7 +306,8 @@ class ChromaHttpStore:
         def send(body: bytes) -> None:
             nonlocal looked
             try:
-                answer = self._transport.post(path, body, operation=operation)
+                with self._writing:
+                    answer = self._transport.post(path, body, operation=operation)
             except NotFound as error:
                 raise CollectionNotFound(str(error)) from error
             except (ContentRefused, StoreOverloaded):

@@ -31,6 +31,9 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.answers: deque[Answer] = deque()
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.present = 0  # requests that are being answered
+        self.most_present = 0
+        self.counting = threading.Lock()
         self.over = threading.Event()
         self.port = 0
 
@@ -40,6 +43,15 @@ class ScriptedServer:
 
     def say(self, *answers: Answer) -> None:
         self.answers = deque(answers)
+
+    @contextmanager
+    def visited(self) -> Iterator[None]:
+        with self.counting:
+            self.present += 1
+            self.most_present = max(self.most_present, self.present)
+        yield
+        with self.counting:
+            self.present -= 1
 
 
 @contextmanager
@@ -51,6 +63,10 @@ def scripted_server() -> Iterator[ScriptedServer]:
         timeout = 2  # seconds on an idle connection, which a failed test may leave open
 
         def answer(self) -> None:
+            with script.visited():
+                self.answer_in_turn()
+
+        def answer_in_turn(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             script.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
             answer = script.answers.popleft() if len(script.answers) > 1 else script.answers[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
 from time import time
@@ -380,6 +381,17 @@ def test_the_limits_are_asked_for_once(script: ScriptedServer, opened: Store) ->
     opened.add(COLLECTION, batch)
     paths = [path.rpartition("/")[2] for path, _ in script.requests]
     assert paths == ["pre-flight-checks"] * 2 + ["add"] * 4
+
+
+def test_one_request_at_a_time_is_written(script: ScriptedServer, opened: Store) -> None:
+    script.say(Answer(body={"max_batch_size": 1}), Answer(status=201, body={}))
+    opened.add(COLLECTION, records("a"))
+    batch = records(*(str(number) for number in range(20)))
+    with ThreadPoolExecutor(4) as threads:
+        for write in [threads.submit(opened.upsert, COLLECTION, batch) for _ in range(4)]:
+            assert write.result() == []
+    assert len(script.requests) == 2 + 80
+    assert script.most_present == 1
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 501])
