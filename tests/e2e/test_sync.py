@@ -255,8 +255,8 @@ def test_without_the_process_that_starts_workers_the_command_says_so_and_can_go_
 def test_workers_that_cannot_work_end_the_command(program: Program, sides: Sides) -> None:
     source, target = sides
     fill(source.client, "docs", 10)
-    open_to_all = {"SYNC_METRICS_PORT": "19200", "SYNC_WEB_HOST": "0.0.0.0"}
-    done = program("sync", source.url, target.url, "--workers", "1", **open_to_all)
+    command = ("sync", source.url, target.url, "--workers", "1")
+    done = program(*command, SYNC_METRICS_PORT="19200", SYNC_WEB_HOST="0.0.0.0")
     assert done.code == 2
     assert "error: SYNC_API_TOKEN is not set" in done.err
     assert "error: Local workers end with code 2 again and again" in done.err
