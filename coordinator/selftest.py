@@ -23,6 +23,7 @@ from tasks.stores.address import parse_address
 from tasks.stores.base import Collection
 from tasks.stores.open import open_store
 from tasks.stores.server import ChromaServer
+from tasks.vectors import Vectors
 
 RECORDS = 1000
 CHUNK_SIZE = 100
@@ -67,7 +68,7 @@ def _fill(url: str) -> None:
             collection,
             RecordBatch(
                 ids=[f"record-{number:04}" for number in range(RECORDS)],
-                embeddings=rng.standard_normal((RECORDS, DIMENSION), dtype=np.float32),
+                vectors=Vectors.of(rng.standard_normal((RECORDS, DIMENSION), dtype=np.float32)),
                 documents=[f"This is record {number}." for number in range(RECORDS)],
                 metadatas=[
                     {"number": number, "even": number % 2 == 0} for number in range(RECORDS)

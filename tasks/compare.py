@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from tasks.records import Embeddings, Metadata, RecordBatch
+from tasks.records import Metadata, RecordBatch
+from tasks.vectors import Vectors
 
 COSINE_TOLERANCE = 2.0**-22  # relative, per element
 METADATA_TOLERANCE = 2.0**-50  # relative
@@ -91,7 +92,7 @@ def compare(source: RecordBatch, target: RecordBatch, *, space: str) -> Differen
         source, target = source.take(source_rows.tolist()), target.take(target_rows.tolist())
 
     what: dict[int, list[str]] = {}
-    for pair in _embeddings_differ(source.embeddings, target.embeddings, space):
+    for pair in _vectors_differ(source.vectors, target.vectors, space):
         what.setdefault(pair, []).append("embedding")
     for name, one, other in (
         ("document", source.documents, target.documents),
@@ -144,7 +145,7 @@ def plan_writes(source: RecordBatch, target: RecordBatch, difference: Difference
         add=source.take(difference.missing),
         upsert=RecordBatch(
             ids=changed.ids,
-            embeddings=changed.embeddings,
+            vectors=changed.vectors,
             documents=changed.documents,
             metadatas=metadatas,
             uris=changed.uris,
@@ -154,15 +155,15 @@ def plan_writes(source: RecordBatch, target: RecordBatch, difference: Difference
     )
 
 
-def _embeddings_differ(one: Embeddings, other: Embeddings, space: str) -> list[int]:
-    if len(one) == 0:
+def _vectors_differ(source: Vectors, target: Vectors, space: str) -> list[int]:
+    rows = source.unlike(target)
+    if not rows:
         return []
+    one, other = source.take(rows).array, target.take(rows).array
     if one.shape != other.shape:
-        return list(range(len(one)))
+        return rows
     same = np.ascontiguousarray(one).view(np.uint32) == np.ascontiguousarray(other).view(np.uint32)
-    if same.all():
-        return []
-    if space == "cosine":
+    if space == "cosine" and not same.all():
         with np.errstate(invalid="ignore", over="ignore"):  # not finite: equals only its own bits
             # Exact in float32: the difference of neighbours, and a product by a power of two.
             same |= np.abs(one - other) <= np.float32(COSINE_TOLERANCE) * np.abs(one)
@@ -171,7 +172,7 @@ def _embeddings_differ(one: Embeddings, other: Embeddings, space: str) -> list[i
             length = np.sqrt(np.square(left).sum(axis=1, keepdims=True))
             allowed = COSINE_TOLERANCE * np.abs(left) + _SMALLEST * np.maximum(1.0, length)
             same[rest] |= np.abs(left - right) <= np.where(np.isfinite(allowed), allowed, 0.0)
-    return np.flatnonzero(~same.all(axis=1)).tolist()
+    return [rows[place] for place in np.flatnonzero(~same.all(axis=1))]
 
 
 def _as_json(value: Any) -> bytes:

@@ -1,7 +1,7 @@
 """Fingerprints of records that do not depend on their order. Pure.
 
-A record's digest is BLAKE2b, 128 bits, over one unambiguous encoding of its id, document, URI and
-metadata, and of its embedding's float32 bits where the caller says that those are comparable. The
+A record's digest is XXH3, 128 bits, over one unambiguous encoding of its id, document, URI and
+metadata, and of its vector's shortest text where the caller says that vectors are comparable. The
 digest of many records is the sum of theirs modulo 2**128, so the digests of the chunks of a
 collection add up to the collection's, whatever the chunks are and whoever computed them.
 
@@ -14,11 +14,10 @@ itself changes in a float that is written to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from hashlib import blake2b
+from collections.abc import Iterable
 
-import numpy as np
 import orjson
+from xxhash import xxh3_128_intdigest
 
 from tasks.records import RecordBatch
 
@@ -33,21 +32,14 @@ def record_digests(batch: RecordBatch, *, embeddings: bool) -> list[int]:
     were written. Digests with and without embeddings are never equal.
     """
     # JSON keeps 1, 1.0 and true apart, keeps 64-bit integers whole, and ends where it says it
-    # does: the embedding's bytes can follow without a length.
-    encode, option, hashed = orjson.dumps, orjson.OPT_SORT_KEYS, blake2b
-    parse = int.from_bytes
+    # does: the vector's text can follow without more ado.
+    encode, option, hashed = orjson.dumps, orjson.OPT_SORT_KEYS, xxh3_128_intdigest
     columns = zip(batch.ids, batch.documents, batch.uris, batch.metadatas, strict=True)
     if not embeddings:
-        return [
-            parse(hashed(encode(record, option=option), digest_size=16).digest(), "little")
-            for record in columns
-        ]
-    # Little-endian on every machine: digests of two machines are compared.
-    vectors = np.ascontiguousarray(batch.embeddings, dtype="<f4").tobytes()
-    width = len(vectors) // max(1, len(batch))
+        return [hashed(encode(record, option=option)) for record in columns]
     return [
-        parse(hashed(encode(record, option=option) + vector, digest_size=16).digest(), "little")
-        for record, vector in zip(columns, _slices(vectors, width, len(batch)), strict=True)
+        hashed(encode(record, option=option) + text)
+        for record, text in zip(columns, batch.vectors.shortest_texts(), strict=True)
     ]
 
 
@@ -76,7 +68,3 @@ def from_hex(text: str) -> int:
     if len(text) != _BITS // 4:
         raise ValueError("a digest has 32 hexadecimal digits")
     return int(text, 16)
-
-
-def _slices(data: bytes, width: int, count: int) -> Iterator[bytes]:
-    return (data[row * width : (row + 1) * width] for row in range(count))

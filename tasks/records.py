@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 
+from tasks.vectors import Embeddings, Vectors
+
 Metadata = dict[str, Any]
-Embeddings = npt.NDArray[np.float32]
+
+_FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class RecordBatch:
     """
 
     ids: list[str]
-    embeddings: Embeddings  # shape (len(ids), dimension); (0, 0) when there are no records
+    vectors: Vectors
     documents: list[str | None]
     metadatas: list[Metadata | None]
     uris: list[str | None]
@@ -31,16 +32,21 @@ class RecordBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def embeddings(self) -> Embeddings:
+        """The numbers of the vectors: shape (len(ids), dimension); (0, 0) for no records."""
+        return self.vectors.array
+
     def content_bytes(self) -> int:
         """How much the records hold: vectors as float32, everything else as JSON."""
         columns = orjson.dumps([self.ids, self.documents, self.metadatas, self.uris])
-        return self.embeddings.nbytes + len(columns)
+        return _FLOAT32 * len(self) * self.vectors.dimension + len(columns)
 
     def take(self, rows: Sequence[int]) -> RecordBatch:
         """The records at these positions, in this order."""
         return RecordBatch(
             ids=[self.ids[row] for row in rows],
-            embeddings=self.embeddings[list(rows)],
+            vectors=self.vectors.take(rows),
             documents=[self.documents[row] for row in rows],
             metadatas=[self.metadatas[row] for row in rows],
             uris=[self.uris[row] for row in rows],

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.database import Database, load_queries
-from tasks.records import Embeddings, Metadata, RecordBatch
+from tasks.records import Metadata, RecordBatch
 from tasks.stores.base import IDS_PAGE, Collection, RecordRefusal, Store
+from tasks.vectors import Embeddings
 
 QUERIES = load_queries("throttle")
 LOOK_SECONDS = 2.0  # so long does a change of a limit take to reach all workers

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 from uuid import UUID
 
-from tasks.records import Embeddings, Metadata, RecordBatch
+from tasks.records import Metadata, RecordBatch
+from tasks.vectors import Embeddings
 
 # A server looks at every record before a page anew: so few pages, as large as memory allows.
 IDS_PAGE = 200_000

@@ -43,9 +43,9 @@ class WrongDimension(Exception):
 
 def require_dimension(batch: RecordBatch, dimension: int | None) -> None:
     """Raises `WrongDimension` if the collection has a dimension, and the batch another."""
-    if dimension is not None and len(batch) and batch.embeddings.shape[1] != dimension:
+    if dimension is not None and len(batch) and batch.vectors.dimension != dimension:
         raise WrongDimension(
-            f"the vector has {batch.embeddings.shape[1]} dimensions, the collection {dimension}"
+            f"the vector has {batch.vectors.dimension} dimensions, the collection {dimension}"
         )
 
 
@@ -105,7 +105,7 @@ def write(
 def cut(batch: RecordBatch, *, max_records: int, max_bytes: int, base64: bool) -> Iterator[range]:
     """Ranges of rows that probably fit a request each: no more records, and by estimate no more
     bytes."""
-    dimension = batch.embeddings.shape[1] if len(batch) else 0
+    dimension = batch.vectors.dimension
     vector = 6 * dimension if base64 else _JSON_FLOAT * dimension
     start, size = 0, 0
     for row, document in enumerate(batch.documents):
@@ -149,7 +149,7 @@ def without_removals(batch: RecordBatch) -> RecordBatch:
     ]
     return RecordBatch(
         ids=batch.ids,
-        embeddings=batch.embeddings,
+        vectors=batch.vectors,
         documents=batch.documents,
         metadatas=metadatas,
         uris=batch.uris,

@@ -7,6 +7,7 @@ seen on 1.5.9 unless said otherwise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,7 +26,7 @@ from tasks.errors import (
     StoreOverloaded,
     StoreRefused,
 )
-from tasks.records import Embeddings, Metadata, RecordBatch
+from tasks.records import Metadata, RecordBatch
 from tasks.stores import answers, batches
 from tasks.stores.address import Address
 from tasks.stores.base import IDS_PAGE, Collection, RecordRefusal
@@ -38,6 +39,7 @@ from tasks.stores.transport import (
     NotFound,
     Transport,
 )
+from tasks.vectors import Embeddings
 
 _READ_RECORDS = 10_000  # SQLite takes 32,766 variables in one query
 _READ_BYTES = 8 * 1024 * 1024  # of one answer, by what the last one took
@@ -78,6 +80,7 @@ class ChromaHttpStore:
         self._database = f"{self._tenant}/databases/{quote(address.database, safe='')}"
         self._limits: tuple[int, bool] | None = None
         self._limits_lock = Lock()
+        self._shortest: bool | None = None
         # A server has one writer, and answers all requests that wait for it at about the same time:
         # then everybody would read, while it has nothing to do. So of two chunks here, one is
         # written, and the other is read meanwhile.
@@ -226,13 +229,16 @@ class ChromaHttpStore:
     def read(self, collection: Collection, ids: Sequence[str]) -> RecordBatch:
         operation = f"read {collection.name!r}"
         path = f"{self._path(collection)}/get"
+        shortest = self._writes_shortest(operation) if ids else False
 
         def fetch(part: Sequence[str]) -> RecordBatch:
             body = orjson.dumps({"ids": part, "include": _INCLUDE})
             with self._in_collection(collection):
                 answer = self._transport._bytes("POST", path, operation, body)
             with self._reading(operation):
-                batch = answers.records(answer, part)
+                batch = answers.records(
+                    answer, part, shortest=shortest, parsing=lambda: self._reading(operation)
+                )
             if len(batch):
                 self._record_bytes[collection.id] = len(answer) / len(batch)
             return batch
@@ -344,6 +350,13 @@ class ChromaHttpStore:
     def _is_before_version_1(self, operation: str) -> bool:
         version = self._transport.get("/api/v2/version", operation=operation)
         return str(version).startswith("0.")
+
+    def _writes_shortest(self, operation: str) -> bool:
+        """Whether numbers come in the shortest form: before 1.0, they come as float64."""
+        if self._shortest is None:
+            version = self._transport.get("/api/v2/version", operation=operation)
+            self._shortest = re.match(r"[1-9]\d*\.", str(version)) is not None
+        return self._shortest
 
     def _write_limits(self) -> tuple[int, bool]:
         """The most records in a request, and whether embeddings may be sent as base64."""

@@ -34,14 +34,14 @@ def read_what_can_be_read(
     that is tried: then it is the server, not the records.
     """
     try:
-        return store.read(collection, ids), []
+        return _read(store, collection, ids), []
     except _MAY_BE_A_RECORD:
         store.check()
     found, suspects, untried = _search(store, collection, ids)
     refusals = []
     for suspect in suspects:
         try:
-            found.append(store.read(collection, [suspect]))
+            found.append(_read(store, collection, [suspect]))
         except _MAY_BE_A_RECORD as error:
             refusals.append(RecordRefusal(id=suspect, reason=f"cannot be read: {error}"))
     store.read(collection, [_control(store, collection, found, ids)])
@@ -54,6 +54,12 @@ def read_what_can_be_read(
     return batch.take(order), refusals
 
 
+def _read(store: Store, collection: Collection, ids: Sequence[str]) -> RecordBatch:
+    batch = store.read(collection, ids)
+    _ = batch.embeddings  # a text that is no vector shows only now
+    return batch
+
+
 def _search(
     store: Store, collection: Collection, ids: Sequence[str]
 ) -> tuple[list[RecordBatch], list[str], list[str]]:
@@ -64,7 +70,7 @@ def _search(
     while to_read and len(suspects) < MOST_SUSPECTS:
         part = to_read.pop()
         try:
-            found.append(store.read(collection, part))
+            found.append(_read(store, collection, part))
         except _MAY_BE_A_RECORD:
             if len(part) == 1:
                 suspects += part

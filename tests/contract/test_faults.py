@@ -297,7 +297,7 @@ def test_a_server_before_version_1_says_otherwise_that_a_collection_is_gone(
     message = fault(opened, CollectionNotFound, lambda store: store.add(COLLECTION, records("a")))
     assert "was deleted, another has its name now" in message
     if status == 400:
-        script.say(refused, Answer(body=another))
+        script.say(Answer(body="0.6.3"), refused, Answer(body=another))
         fault(opened, CollectionNotFound, lambda store: store.read(COLLECTION, ["a"]))
 
 

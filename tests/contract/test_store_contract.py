@@ -21,6 +21,7 @@ from tasks.stores.base import Collection, Store
 from tasks.stores.chroma_http import ChromaHttpStore
 from tasks.stores.definitions import losses, without_index
 from tasks.stores.transport import Transport
+from tasks.vectors import Vectors
 
 Make = Callable[..., Collection]
 
@@ -54,8 +55,10 @@ def records(*ids: str, dimension: int = 3, **columns: Any) -> RecordBatch:
     absent: list[None] = [None] * len(ids)
     return RecordBatch(
         ids=list(ids),
-        embeddings=columns.get(
-            "embeddings", generator.standard_normal((len(ids), dimension)).astype(np.float32)
+        vectors=Vectors.of(
+            columns.get(
+                "embeddings", generator.standard_normal((len(ids), dimension)).astype(np.float32)
+            )
         ),
         documents=columns.get("documents", absent),
         metadatas=columns.get("metadatas", absent),

@@ -14,6 +14,7 @@ from tasks.stores.address import parse_address
 from tasks.stores.base import Collection, Store
 from tasks.stores.open import open_store
 from tasks.stores.server import ChromaServer
+from tasks.vectors import Vectors
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def collection(store: Store, *ids: str, document: str = "same") -> Collection:
         made,
         RecordBatch(
             ids=list(ids),
-            embeddings=np.ones((len(ids), 2), dtype=np.float32),
+            vectors=Vectors.of(np.ones((len(ids), 2), dtype=np.float32)),
             documents=[document] * len(ids),
             metadatas=[None] * len(ids),
             uris=[None] * len(ids),

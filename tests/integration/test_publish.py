@@ -14,6 +14,7 @@ from tasks.stores.address import parse_address
 from tasks.stores.base import Collection, Store
 from tasks.stores.open import open_store
 from tasks.stores.server import ChromaServer
+from tasks.vectors import Vectors
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def make(store: Store, name: str, id_: str) -> Collection:
         collection,
         RecordBatch(
             ids=[id_],
-            embeddings=np.ones((1, 2), dtype=np.float32),
+            vectors=Vectors.of(np.ones((1, 2), dtype=np.float32)),
             documents=[None],
             metadatas=[None],
             uris=[None],

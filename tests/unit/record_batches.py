@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tasks.records import Metadata, RecordBatch
+from tasks.vectors import Vectors
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -36,7 +37,7 @@ def record_batches(
     elements = st.floats(width=32, allow_nan=False, allow_infinity=False)
     return RecordBatch(
         ids=names,
-        embeddings=draw(arrays.arrays(np.float32, (size, dimension), elements=elements)),
+        vectors=Vectors.of(draw(arrays.arrays(np.float32, (size, dimension), elements=elements))),
         documents=column(st.none() | TEXT),
         metadatas=column(METADATAS),
         uris=column(st.none() | TEXT),
@@ -55,7 +56,7 @@ def batch(
     vectors = np.array(embeddings or [[1, 2]] * size, dtype=np.float32)
     return RecordBatch(
         ids=list(ids),
-        embeddings=vectors if size else np.empty((0, 0), dtype=np.float32),
+        vectors=Vectors.of(vectors if size else np.empty((0, 0), dtype=np.float32)),
         documents=documents or [None] * size,
         metadatas=metadatas or [None] * size,
         uris=uris or [None] * size,

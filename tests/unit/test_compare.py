@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.compare import Change, compare, plan_writes
 from tasks.records import Metadata, RecordBatch
+from tasks.vectors import Vectors
 from tests.unit.record_batches import METADATAS, TEXT, VALUES, batch, record_batches
 
 FEW_IDS = st.sampled_from("abcdefgh")
@@ -171,7 +172,9 @@ def _apply(target: RecordBatch, source: RecordBatch, space: str) -> RecordBatch:
     values = list(rows.values())
     return RecordBatch(
         ids=list(rows),
-        embeddings=np.array([value[0] for value in values], dtype=np.float32).reshape(-1, 3),
+        vectors=Vectors.of(
+            np.array([value[0] for value in values], dtype=np.float32).reshape(-1, 3)
+        ),
         documents=[value[1] for value in values],
         metadatas=[value[2] for value in values],
         uris=[value[3] for value in values],
