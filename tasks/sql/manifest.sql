@@ -25,7 +25,8 @@ WITH looked_at AS (
     SELECT t.run_id, i.id,
            t.task_status = 'completed'
            AND (u.task_id IS NULL
-                OR (cardinality(u.positions) < cardinality(m.ids)
+                -- Not the cardinality of the ids: they would be decompressed for each of them.
+                OR (cardinality(u.positions) < m.chunk_end_offset - m.chunk_start_offset
                     AND i.n - 1 <> ALL (u.positions))) AS alike
       FROM sync_tasks t
       JOIN sync_manifests m USING (run_id, collection_id, chunk_start_offset)
