@@ -77,11 +77,14 @@ SELECT max(chunk_end_offset) FROM chunks
 -- What a verification found, and all of a chunk that it failed on: first what the source has, then
 -- what only the target has.
 WITH unproven AS (
-    SELECT t.chunk_start_offset + p.position AS place, m.ids[p.position + 1] AS id
+    -- Joined, since each m.ids[position] would decompress all ids of the chunk.
+    SELECT t.chunk_start_offset + p.position AS place, i.id
       FROM sync_tasks t
       JOIN sync_manifests m USING (run_id, collection_id, chunk_start_offset)
       JOIN sync_unproven u ON u.task_id = t.id
-     CROSS JOIN LATERAL unnest(u.positions, u.digests) AS p(position, digest)
+     CROSS JOIN (unnest(m.ids) WITH ORDINALITY AS i(id, n)
+                 JOIN unnest(u.positions, u.digests) AS p(position, digest)
+                   ON p.position = i.n - 1)
      WHERE t.run_id = %(verification)s AND t.collection_id = %(collection_id)s
        AND t.task_status = 'completed' AND (p.digest = 0) = %(extra)s
     UNION ALL

@@ -334,11 +334,14 @@ DELETE FROM sync_unproven u
 -- Of what a verification found: how much changed on the source since the syncs of this run looked,
 -- and how much was lost or changed on the target.
 WITH found AS (
-    SELECT t.collection_id, m.ids[p.position + 1] AS id, p.digest
+    -- Joined, since each m.ids[position] would decompress all ids of the chunk.
+    SELECT t.collection_id, i.id, p.digest
       FROM sync_tasks t
       JOIN sync_manifests m USING (run_id, collection_id, chunk_start_offset)
       JOIN sync_unproven u ON u.task_id = t.id
-     CROSS JOIN LATERAL unnest(u.positions, u.digests) AS p(position, digest)
+     CROSS JOIN (unnest(m.ids) WITH ORDINALITY AS i(id, n)
+                 JOIN unnest(u.positions, u.digests) AS p(position, digest)
+                   ON p.position = i.n - 1)
      WHERE t.run_id = %(verification)s AND p.digest <> 1  -- could not be read
 ), seen AS (
     -- What the newest sync that looked knew: the digest of what it wrote; of the rest, whether the
