@@ -3,7 +3,7 @@
     this process -- forks --> the foreman -- forks --> the workers
 
 A worker that is forked has everything imported already, where one that is started anew spends most
-of a second of processor time on that: as much as a chunk or twenty. Only a process that has no
+of a second of processor time on that, as long as on twenty chunks. Only a process that has no
 threads may be forked, and this one soon has some. So it forks a foreman before that, which does
 nothing but start workers, replace those that die, and stop them.
 """

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,7 @@ class Bench:
             new_database(self._stage.target, f"{kind}-{name}")
             for kind in ("ceiling", "ours", "plain")
         )
-        contenders = [
+        contenders: list[Callable[[], None]] = [
             lambda: self._seconds.add("ceiling", raw.write(ceiling, bodies)),
             lambda: self._copy_ours(ours),
             lambda: self._seconds.add("script copy", plain(self._source, other)),

@@ -76,6 +76,14 @@ def test_no_records_are_an_empty_batch() -> None:
     assert found.embeddings.shape == (0, 0)
 
 
+@pytest.mark.parametrize("text", ["[[1,2], [3,4]]", "[[1,2] ,[3,4]]", "[[1,2],\t[3,4]]"])
+def test_spaces_between_vectors_change_nothing(text: str) -> None:
+    assert answers.records(embeddings_of(text, 2), ["id0", "id1"]).embeddings.tolist() == [
+        [1, 2],
+        [3, 4],
+    ]
+
+
 def test_a_null_in_a_vector_reads_as_nan() -> None:
     found = answers.records(embeddings_of("[[1, null, 3]]", 1), ["id0"])
     assert str(found.embeddings.tolist()) == "[[1.0, nan, 3.0]]"
