@@ -78,7 +78,7 @@ class Vectors:
         )
 
     def __len__(self) -> int:
-        return len(self._array if self._texts is None else self._texts)  # type: ignore[arg-type]
+        return len(self.array if self._texts is None else self._texts)
 
     @property
     def dimension(self) -> int:
@@ -98,6 +98,8 @@ class Vectors:
 
     def take(self, rows: Sequence[int]) -> Vectors:
         """Those at these positions, in this order."""
+        if len(rows) == len(self) and list(rows) == list(range(len(self))):
+            return self  # so that what is parsed of either is parsed for both
         return Vectors(
             None if self._array is None else self._array[list(rows)],
             None if self._texts is None else [self._texts[row] for row in rows],
@@ -118,12 +120,26 @@ class Vectors:
 
     def shortest_texts(self) -> list[bytes]:
         """The one text of each vector."""
-        if self._texts is not None and (self._shortest or not self._texts):
-            return self._texts
         if not len(self):
             return []
+        if self._texts is not None and self._shortest:
+            return self._texts
         array = np.ascontiguousarray(self.array)
-        return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+        written = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+        return texts_between(written, len("[["), len(written) - len("]]"))
+
+
+def texts_between(data: bytes, start: int, end: int) -> list[bytes]:
+    """The texts of the vectors in a JSON list, from behind its first two brackets to before its
+    last two; none if there is something else between them."""
+    # To look for one character takes a tenth of the time that `split`, or two characters, take.
+    texts = []
+    while (close := data.find(b"]", start, end)) >= 0:
+        if not data.startswith(b"],[", close):
+            return []
+        texts.append(data[start:close])
+        start = close + len("],[")
+    return [*texts, data[start:end]]
 
 
 NO_EMBEDDINGS: Embeddings = np.empty((0, 0), dtype=np.float32)

@@ -130,7 +130,7 @@ class ChromaHttpStore:
                     raise
 
     def version(self) -> str:
-        return str(self._transport.get("/api/v2/version", operation="ask for the version"))
+        return self._version("ask for the version")
 
     def collections(self) -> list[Collection]:
         operation = "list collections"
@@ -229,9 +229,9 @@ class ChromaHttpStore:
     def read(self, collection: Collection, ids: Sequence[str]) -> RecordBatch:
         operation = f"read {collection.name!r}"
         path = f"{self._path(collection)}/get"
-        shortest = self._writes_shortest(operation) if ids else False
 
         def fetch(part: Sequence[str]) -> RecordBatch:
+            shortest = self._writes_shortest(operation)
             body = orjson.dumps({"ids": part, "include": _INCLUDE})
             with self._in_collection(collection):
                 answer = self._transport._bytes("POST", path, operation, body)
@@ -348,15 +348,16 @@ class ChromaHttpStore:
         return kept, [RecordRefusal(id=batch.ids[row], reason=lost[row]) for row in sorted(lost)]
 
     def _is_before_version_1(self, operation: str) -> bool:
-        version = self._transport.get("/api/v2/version", operation=operation)
-        return str(version).startswith("0.")
+        return self._version(operation).startswith("0.")
 
     def _writes_shortest(self, operation: str) -> bool:
         """Whether numbers come in the shortest form: before 1.0, they come as float64."""
         if self._shortest is None:
-            version = self._transport.get("/api/v2/version", operation=operation)
-            self._shortest = re.match(r"[1-9]\d*\.", str(version)) is not None
+            self._shortest = re.match(r"[1-9]\d*\.", self._version(operation)) is not None
         return self._shortest
+
+    def _version(self, operation: str) -> str:
+        return str(self._transport.get("/api/v2/version", operation=operation))
 
     def _write_limits(self) -> tuple[int, bool]:
         """The most records in a request, and whether embeddings may be sent as base64."""

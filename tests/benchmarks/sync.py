@@ -4,10 +4,10 @@
 
 There is one source and one target server; every contender has a database of its own on the target.
 A target slows down as it grows, so the second round goes in reverse, and so on; each figure is the
-median of its rounds. "Ours" and the plain script
-are processes, measured from their start to their end, as a user sees them; Postgres runs already.
-Only against the raw ceilings does it count from the plan to the last result that was recorded, by
-Postgres's clock, as the ceilings start nothing either.
+median of its rounds. "Ours" and the plain script are processes, measured from their start to their
+end, as a user sees them; Postgres runs already. Only against the raw ceilings does it count from
+the plan to the last result that was recorded, by Postgres's clock, as the ceilings start nothing
+either.
 
 Ours works with as many worker processes as leave the servers a core (options after `--` take the
 place of that), as the raw reads take the number of threads that suits the machine best. A command

@@ -49,9 +49,11 @@ class ScriptedServer:
         with self.counting:
             self.present += 1
             self.most_present = max(self.most_present, self.present)
-        yield
-        with self.counting:
-            self.present -= 1
+        try:
+            yield
+        finally:
+            with self.counting:
+                self.present -= 1
 
 
 @contextmanager

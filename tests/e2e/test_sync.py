@@ -40,6 +40,17 @@ def vectors(*rows: list[float]) -> Any:
 Ask = Callable[[str], list[tuple[object, ...]]]
 
 
+def wait_for_a_chunk(ask: Ask) -> None:
+    eventually(
+        lambda: ask("SELECT 1 FROM sync_tasks WHERE task_status = 'completed' LIMIT 1"), within=60
+    )
+
+
+def wait_until_workers_are_gone(ask: Ask) -> None:
+    pids = [int(str(pid)) for (pid,) in ask("SELECT pid FROM sync_workers")]
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
 def test_a_copy_is_whole_and_a_second_one_writes_nothing(
     program: Program, sides: Sides, ask: Ask
 ) -> None:
@@ -181,10 +192,7 @@ def test_ctrl_c_stops_soon_and_the_same_command_goes_on(
     fill(source.client, "docs", 6000, dimension=128)
     command = ("sync", source.url, target.url, "--chunk-size", "100", *workers)
     with program.start(*command) as running:
-        eventually(
-            lambda: ask("SELECT 1 FROM sync_tasks WHERE task_status = 'completed' LIMIT 1"),
-            within=60,
-        )
+        wait_for_a_chunk(ask)
         running.send_signal(signal.SIGINT)
         began = time.monotonic()
         _, err = running.communicate(timeout=20)
@@ -215,14 +223,10 @@ def test_a_coordinator_that_is_killed_is_resumed_as_well(
     fill(source.client, "docs", 4000, dimension=64)
     command = ("sync", source.url, target.url, "--chunk-size", "100", "--workers", "2")
     with program.start(*command) as running:
-        eventually(
-            lambda: ask("SELECT 1 FROM sync_tasks WHERE task_status = 'completed' LIMIT 1"),
-            within=60,
-        )
+        wait_for_a_chunk(ask)
         running.kill()
         running.communicate()
-    pids = [int(str(pid)) for (pid,) in ask("SELECT pid FROM sync_workers")]
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    wait_until_workers_are_gone(ask)
     resumed = program(*command, "--json")
     assert resumed.code == 0, resumed.err
     assert "Going on with run" in resumed.err
@@ -236,18 +240,14 @@ def test_without_the_process_that_starts_workers_the_command_says_so_and_can_go_
     fill(source.client, "docs", 4000, dimension=64)
     command = ("sync", source.url, target.url, "--chunk-size", "100", "--workers", "2")
     with program.start(*command) as running:
-        eventually(
-            lambda: ask("SELECT 1 FROM sync_tasks WHERE task_status = 'completed' LIMIT 1"),
-            within=60,
-        )
+        wait_for_a_chunk(ask)
         (foreman,) = psutil.Process(running.pid).children()
         foreman.kill()
         _, err = running.communicate(timeout=30)
     assert running.returncode == 2
     assert "error: The process that starts the local workers is gone" in err
     assert "Traceback" not in err
-    pids = [int(str(pid)) for (pid,) in ask("SELECT pid FROM sync_workers")]
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    wait_until_workers_are_gone(ask)
     assert program(*command, "--json").code == 0
     assert everything(source.client, "docs") == everything(target.client, "docs")
 

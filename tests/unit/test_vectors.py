@@ -153,6 +153,13 @@ def test_what_is_parsed_need_not_be_parsed_again(monkeypatch: pytest.MonkeyPatch
     assert one.take([1]).array.tolist() == [[3, 4]]
 
 
+def test_all_of_them_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = written("1,2", "3,4", shortest=False)
+    assert one.take([0, 1]).array.tolist() == [[1, 2], [3, 4]]
+    monkeypatch.setattr(vectors, "_parsed", None)
+    assert one.shortest_texts() == [b"1.0,2.0", b"3.0,4.0"]
+
+
 @pytest.mark.parametrize("dimension", [1, 7, 3000, 30_000])
 def test_many_vectors_are_parsed_in_pieces(
     parser: str, dimension: int, monkeypatch: pytest.MonkeyPatch
