@@ -500,27 +500,29 @@ def _local_workers(count: int | None) -> Iterator[LocalWorkers | None]:
 
 
 def _work(queue_name: str, until_closed: int | None) -> int:
-    """Be a worker until a signal, or until this file descriptor says that its other end is gone."""
-    settings = open_settings()
-    stop = _stop_on_signals()
-    with open_database(settings) as database:
-        if until_closed is not None:
-            arguments = [until_closed, stop]
-            threading.Thread(target=_wait_for_end, args=arguments, daemon=True).start()
-        role = Role(coordinates=False, works=True)
-        serve(settings, database, role, stop=stop, console=_stdout(), queue_name=queue_name)
-    return 0
+    role = Role(coordinates=False, works=True)
+    return _serve(open_settings(), role, queue_name=queue_name, until_closed=until_closed)
 
 
 def _work_safely(queue_name: str, until_closed: int) -> int:
     return _exit_code(lambda: _work(queue_name, until_closed))
 
 
-def _serve(settings: Settings, role: Role) -> int:
+def _serve(
+    settings: Settings,
+    role: Role,
+    *,
+    queue_name: str = DEFAULT_QUEUE,
+    until_closed: int | None = None,
+) -> int:
+    """Be that until a signal, or until this file descriptor says that its other end is gone."""
     check_role(settings, role)
     stop = _stop_on_signals()
     with open_database(settings) as database:
-        serve(settings, database, role, stop=stop, console=_stdout(), queue_name=DEFAULT_QUEUE)
+        if until_closed is not None:
+            arguments = [until_closed, stop]
+            threading.Thread(target=_wait_for_end, args=arguments, daemon=True).start()
+        serve(settings, database, role, stop=stop, console=_stdout(), queue_name=queue_name)
     return 0
 
 
