@@ -9,9 +9,9 @@ memory here does not grow with the collection.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from uuid import UUID
 
 from tasks.database import Connection, load_queries
@@ -42,19 +42,25 @@ class Staged:
 
 
 def stage(
-    connection: Connection, source: Iterable[Sequence[bytes]], target: Iterable[Sequence[bytes]]
+    connection: Connection, source: Iterable[Sequence[str]], target: Iterable[Sequence[str]]
 ) -> Staged:
-    """Keep the ids (UTF-8) of both stores, given in pages, until the end of the transaction."""
+    """Keep the ids of both stores, given in pages, until the end of the transaction."""
     connection.execute(QUERIES["prepare"])
     counts = [0, 0]
     # In turns, so that both can be listed at the same time.
-    for pages in zip_longest(source, target, fillvalue=()):
-        for side, page in enumerate(pages):
-            with connection.cursor().copy(QUERIES[_COPIES[side]]) as copy:
-                copy.set_types(["int8", "bytea"])
-                for row in enumerate(page, counts[side]):
-                    copy.write_row(row)
-            counts[side] += len(page)
+    turns = deque(enumerate((iter(source), iter(target))))
+    while turns:
+        side, pages = turns.popleft()
+        page = next(pages, None)
+        if page is None:
+            continue
+        with connection.cursor().copy(QUERIES[_COPIES[side]]) as copy:
+            copy.set_types(["int8", "bytea"])
+            for number, id_ in enumerate(page, counts[side]):
+                copy.write_row((number, id_.encode()))
+        counts[side] += len(page)
+        del page  # before the next one comes: they are most of a coordinator's memory
+        turns.append((side, pages))
     connection.execute(QUERIES["analyze_staged"])
     return Staged(source_count=counts[0], target_count=counts[1])
 

@@ -6,7 +6,7 @@ while nothing has been written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -121,14 +121,17 @@ def describe(collection: Collection) -> str:
     return f"space {collection.space}, {dimension} dimensions{listed}"
 
 
-def drawn(id_: bytes, run_id: UUID, share: float) -> bool:
+def drawn(id_: str, run_id: UUID, share: float) -> bool:
     """Whether a record is in this run's sample: for both stores alike, by chance for each run."""
-    dice = int.from_bytes(blake2b(id_, digest_size=8, key=run_id.bytes).digest(), "little")
+    dice = int.from_bytes(blake2b(id_.encode(), digest_size=8, key=run_id.bytes).digest(), "little")
     return dice < share * 2**64
 
 
 def ahead(items: Iterator[T], executor: Executor) -> Iterator[T]:
-    """The same, each asked for while the one before it is used; the first is asked for at once."""
+    """The same, each asked for while the one before it is used; the first is asked for at once.
+
+    No more than two are held at a time.
+    """
     coming = executor.submit(next, items, None)
 
     def given() -> Iterator[T]:
@@ -136,6 +139,7 @@ def ahead(items: Iterator[T], executor: Executor) -> Iterator[T]:
         while (item := coming.result()) is not None:
             coming = executor.submit(next, items, None)
             yield item
+            del item  # the user has done with it
 
     return given()
 
@@ -261,18 +265,18 @@ class Planner:
     ) -> None:
         """One collection, in one transaction."""
 
-        def encoded(pages: Iterable[list[str]]) -> Iterable[list[bytes]]:
+        def taken(pages: Iterator[list[str]]) -> Iterator[list[str]]:
             seen = 0
             for page in pages:
                 seen += len(page)
                 self._listed(pair.source.name, seen)
-                ids = [id_.encode() for id_ in page]
-                yield ids if sample >= 1 else [id_ for id_ in ids if drawn(id_, run_id, sample)]
+                yield page if sample >= 1 else [id_ for id_ in page if drawn(id_, run_id, sample)]
+                del page  # as in `ahead`
 
         with self._transaction() as connection, ThreadPoolExecutor(max_workers=2) as executor:
             # Both sides are listed at the same time, a page ahead of what is staged.
             source, target = (
-                encoded(ahead(store.ids(collection), executor)) if collection else ()
+                taken(ahead(store.ids(collection), executor)) if collection else ()
                 for store, collection in (
                     (self._source, pair.source),
                     (self._target, pair.target),

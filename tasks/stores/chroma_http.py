@@ -234,7 +234,7 @@ class ChromaHttpStore:
             shortest = self._writes_shortest(operation)
             body = orjson.dumps({"ids": part, "include": _INCLUDE})
             with self._in_collection(collection):
-                answer = self._transport._bytes("POST", path, operation, body)
+                answer = self._transport.post_for_bytes(path, body, operation=operation)
             with self._reading(operation):
                 batch = answers.records(
                     answer, part, shortest=shortest, parsing=lambda: self._reading(operation)

@@ -100,6 +100,10 @@ class Transport:
         """The JSON that a POST of this JSON answers with."""
         return self._json("POST", path, operation, body)
 
+    def post_for_bytes(self, path: str, body: bytes, *, operation: str) -> bytes:
+        """What a POST of this JSON answers with, as it came."""
+        return self._bytes("POST", path, operation, body)
+
     def put(self, path: str, body: bytes, *, operation: str) -> Any:
         """The JSON that a PUT of this JSON answers with."""
         return self._json("PUT", path, operation, body)

@@ -50,7 +50,7 @@ def plan_run(
     collection = Collection.new("c", configuration={"hnsw": {"space": "l2"}})
     definition = Json(collection.to_json(), dumps=orjson.dumps)
     with database.transaction() as connection:
-        manifest.stage(connection, [[id_.encode() for id_ in ids]], [])
+        manifest.stage(connection, [ids], [])
         extent = manifest.freeze(connection, run_id, collection.id, chunk_size=chunk_size)
         connection.execute(
             "INSERT INTO sync_collections VALUES (%s, %s, 'c', 'c', %s, %s, %s, 0, %s, %s)",

@@ -15,10 +15,9 @@ from tests.integration.ledger_rows import plan_run
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
-def pages(ids: list[str]) -> list[list[bytes]]:
+def pages(ids: list[str]) -> list[list[str]]:
     """As a store lists them."""
-    encoded = [id_.encode() for id_ in ids]
-    return [encoded[start : start + 20] for start in range(0, len(ids), 20)]
+    return [ids[start : start + 20] for start in range(0, len(ids), 20)]
 
 
 def test_chunks_tile_any_manifest(database: Database) -> None:
