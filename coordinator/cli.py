@@ -41,6 +41,7 @@ from coordinator.options import (
 from coordinator.pair_state import PairAction
 from coordinator.progress import ProgressDisplay
 from coordinator.report import Report
+from coordinator.selftest import WORKERS as SELFTEST_WORKERS
 from coordinator.selftest import selftest as run_selftest
 from coordinator.service import Role, check_role, role_of, serve
 from coordinator.session import open_database, open_settings
@@ -368,12 +369,8 @@ def doctor(
 def selftest() -> int:
     """Sync 1,000 records between two servers of its own with 3 workers, and verify them."""
     settings = open_settings()
-    with (
-        contextlib.closing(LocalWorkers(_work_safely)) as local,
-        open_database(settings) as database,
-        _display() as display,
-    ):
-        passed = run_selftest(settings, database, local=local, display=display, console=_stdout())
+    with _coordinators(settings, SELFTEST_WORKERS) as (database, coordinator):
+        passed = run_selftest(database, coordinator, console=_stdout())
     return 0 if passed else NOT_VERIFIED
 
 
@@ -479,7 +476,7 @@ def throttle(
 @contextlib.contextmanager
 def _coordinators(
     settings: Settings, workers: int | None
-) -> Iterator[tuple[Database, Callable[[str, str], Coordinator]]]:
+) -> Iterator[tuple[Database, Callable[..., Coordinator]]]:
     """The database, and what makes a coordinator of a source and a target."""
     with (
         _local_workers(workers) as local,
@@ -516,13 +513,21 @@ def _serve(
     until_closed: int | None = None,
 ) -> int:
     """Be that until a signal, or until this file descriptor says that its other end is gone."""
-    check_role(settings, role)
+    pairs = check_role(settings, role)
     stop = _stop_on_signals()
     with open_database(settings) as database:
         if until_closed is not None:
             arguments = [until_closed, stop]
             threading.Thread(target=_wait_for_end, args=arguments, daemon=True).start()
-        serve(settings, database, role, stop=stop, console=_stdout(), queue_name=queue_name)
+        serve(
+            settings,
+            database,
+            role,
+            pairs,
+            stop=stop,
+            console=_stdout(),
+            queue_name=queue_name,
+        )
     return 0
 
 

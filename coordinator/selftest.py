@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from coordinator.local_workers import LocalWorkers
 from coordinator.options import Options
-from coordinator.progress import ProgressDisplay
 from coordinator.report import Report
 from coordinator.status import run_details
 from coordinator.sync import Coordinator
 from tasks.database import Database
 from tasks.records import RecordBatch
-from tasks.settings import Settings
 from tasks.stores.address import parse_address
 from tasks.stores.base import Collection
 from tasks.stores.open import open_store
@@ -32,24 +30,20 @@ DIMENSION = 64
 
 
 def selftest(
-    settings: Settings,
-    database: Database,
-    *,
-    local: LocalWorkers,
-    display: ProgressDisplay,
-    console: Console,
+    database: Database, coordinator: Callable[..., Coordinator], *, console: Console
 ) -> bool:
-    """Print what was planned, who worked and what was proven; True if all of it holds."""
+    """Print what was planned, who worked and what was proven; True if all of it holds.
+
+    `coordinator` makes one of a source and a target; it can start `WORKERS` workers.
+    """
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chroma-sync-")))
         source, target = (_serve(stack, directory / side) for side in ("source", "target"))
         _fill(source)
-        coordinator = Coordinator(
-            settings, database, source, target, display=display, local=local, assemble=True
-        )
-        with coordinator.lead():
-            report = coordinator.sync(Options(chunk_size=CHUNK_SIZE, workers=WORKERS))
-    found = coordinator.workers_found
+        both = coordinator(source, target, assemble=True)
+        with both.lead():
+            report = both.sync(Options(chunk_size=CHUNK_SIZE, workers=WORKERS))
+    found = both.workers_found
     return _print(console, report, run_details(database, str(report.run_id)), found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -48,13 +49,16 @@ def serve(
     settings: Settings,
     database: Database,
     role: Role,
+    pairs: Sequence[ScheduledPair],
     *,
     stop: threading.Event,
     console: Console,
     queue_name: str,
 ) -> None:
-    """Be that until `stop` is set; then leave everything in order, within seconds."""
-    pairs = check_role(settings, role)
+    """Be that until `stop` is set; then leave everything in order, within seconds.
+
+    `pairs`: as `check_role` gave them.
+    """
     registry = process_registry()
     # Each of those who are stopped tells Postgres. It may be gone: they must not wait in turn.
     threading.Thread(target=_hurry, args=[database, stop], name="hurry", daemon=True).start()
