@@ -53,7 +53,7 @@ def _send(connection: Connection, run_id: UUID, tasks: Sequence[tuple[int, UUID]
     kind, queue_name = row
     enqueue_many(
         (
-            task_message(kind, task_id, message_id=message_id, queue_name=queue_name)
+            task_message(kind, task_id, run_id=run_id, message_id=message_id, queue_name=queue_name)
             for task_id, message_id in sorted(tasks)
         ),
         connection,

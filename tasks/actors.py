@@ -67,15 +67,15 @@ def queue_of(kind: str, queue_name: str) -> str:
 
 
 def task_message(
-    kind: str, task_id: int, *, message_id: UUID, queue_name: str
+    kind: str, task_id: int, *, run_id: UUID, message_id: UUID, queue_name: str
 ) -> dramatiq.Message[Any]:
-    """The message that carries a task."""
+    """The message that carries a task of this run."""
     return dramatiq.Message(
         queue_name=queue_of(kind, queue_name),
         actor_name=actor_name(kind),
         args=(task_id,),
         kwargs={},
-        options={},
+        options={"lane": str(run_id)},
         message_id=str(message_id),
     )
 

@@ -5,6 +5,9 @@ tasks/workers.py) -> `done`, or `rejected`, or `queued` again for a retry. Each 
 `deliveries`, and whatever a worker says of a message later names that delivery: what comes too
 late, because the message went to somebody else meanwhile, changes nothing.
 
+Messages may have an option `lane`: of the lanes that wait in a queue, the one of which the least is
+in the workers' hands is next, so that none of them waits for another. Ours are the runs.
+
 A NOTIFY only wakes a consumer, which polls as well: one that is lost costs a second.
 """
 
@@ -81,6 +84,7 @@ class PostgresBroker(dramatiq_pg.PostgresBroker):  # type: ignore[misc]
             "queue_name": message.queue_name,
             "message": message.encode().decode(),
             "delay": (delay or 0) / 1000,
+            "lane": _lane(message),
         }
         if isinstance(message, Delivery):  # a retry: the message is ours, and stays one row
             query = QUERIES["requeue_delivery"]
@@ -199,12 +203,10 @@ def enqueue_many(messages: Iterable[dramatiq.Message[Any]], connection: Connecti
     queue_names = set()
     for queue_name, alike in groupby(messages, key=lambda message: message.queue_name):
         queue_names.add(queue_name)
-        row = connection.execute(QUERIES["next_turn"], {"queue_name": queue_name}).fetchone()
-        assert row is not None
         with connection.cursor().copy(QUERIES["copy_messages"]) as copy:
-            for turn, message in enumerate(alike, int(row[0])):
+            for message in alike:
                 text = message.encode().decode()
-                copy.write_row((message.message_id, queue_name, "queued", text, turn))
+                copy.write_row((message.message_id, queue_name, "queued", text, _lane(message)))
     notify(connection, queue_names)
 
 
@@ -217,6 +219,10 @@ def purge(database: Database, *, age: float) -> int:
         deleted += cursor.rowcount
         if cursor.rowcount < PURGE_BATCH:
             return deleted
+
+
+def _lane(message: dramatiq.Message[Any]) -> str:
+    return str(message.options.get("lane", ""))
 
 
 class _connection_errors:  # noqa: N801  (a context manager that reads like a statement)

@@ -108,6 +108,7 @@ class PostgresConsumer(Consumer):
             "queue_name": self._queue_name,
             "count": count,
             "worker_id": self._worker_id,
+            "finished": self._settler.waiting(),
         }
         try:
             with self._database.hasty_transaction() as connection:
@@ -124,10 +125,9 @@ class PostgresConsumer(Consumer):
             logger.warning("cannot claim messages", queue=self._queue_name, reason=str(error))
             self._claim_in_doubt = True
             return
-        rows.sort(key=lambda row: row[:2])
+        rows.sort()
         deliveries = [
-            Delivery(dramatiq.Message.decode(text.encode()), number)
-            for _turn, _seq, number, text in rows
+            Delivery(dramatiq.Message.decode(text.encode()), number) for _seq, number, text in rows
         ]
         self._settler.hold(deliveries)
         with self._changed:
@@ -211,6 +211,11 @@ class Settler:
     def held(self) -> list[str]:
         with self._changed:
             return list(self._held)
+
+    def waiting(self) -> list[str]:
+        """Ids of messages that are finished, which Postgres does not know yet."""
+        with self._changed:
+            return [one.message_id for one in self._waiting]
 
     def put(self, delivery: Delivery, state: str) -> None:
         # A rejected message keeps what Retries noted in its options; a finished one needs nothing.

@@ -250,22 +250,10 @@ UPDATE dramatiq.queue q
  WHERE t.run_id = ANY (%(run_ids)s) AND q.message_id = t.message_id AND q.state = 'queued'
 
 -- name: resume_messages
--- They take turns with the others again, and do not make up for those that they missed.
-WITH held AS (
-    SELECT q.message_id, q.queue_name,
-           q.turn - min(q.turn) OVER (PARTITION BY q.queue_name) AS place
-      FROM dramatiq.queue q
-      JOIN sync_tasks t ON t.message_id = q.message_id
-     WHERE t.run_id = ANY (%(run_ids)s) AND q.state = 'queued'
-), next AS (
-    SELECT queue_name, sync_next_turn(queue_name) AS turn
-      FROM (SELECT DISTINCT queue_name FROM held) AS queues
-)
 UPDATE dramatiq.queue q
-   SET due_at = now(), turn = held.place + next.turn
-  FROM held
-  JOIN next USING (queue_name)
- WHERE q.message_id = held.message_id AND q.state = 'queued'
+   SET due_at = now()
+  FROM sync_tasks t
+ WHERE t.run_id = ANY (%(run_ids)s) AND q.message_id = t.message_id AND q.state = 'queued'
 RETURNING q.queue_name
 
 -- name: cancel_run

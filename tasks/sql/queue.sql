@@ -3,20 +3,15 @@
 -- name: enqueue_one
 -- A message that is sent anew under its id replaces one that still waits; one that is being worked
 -- on, done or rejected is left alone (a late producer must not bring it back to life).
-INSERT INTO dramatiq.queue (message_id, queue_name, state, message, due_at, turn)
+INSERT INTO dramatiq.queue (message_id, queue_name, state, message, due_at, lane)
 VALUES (%(message_id)s, %(queue_name)s, 'queued', %(message)s,
-        now() + make_interval(secs => %(delay)s), sync_next_turn(%(queue_name)s))
+        now() + make_interval(secs => %(delay)s), %(lane)s)
 ON CONFLICT (message_id) DO UPDATE
     SET message = excluded.message, due_at = excluded.due_at, mtime = now()
     WHERE queue.state = 'queued'
 
--- name: next_turn
--- Messages that are enqueued together take their turns one after the other from here on. So those of
--- a run that is enqueued later come in between, and it does not wait for all of the runs before it.
-SELECT sync_next_turn(%(queue_name)s)
-
 -- name: copy_messages
-COPY dramatiq.queue (message_id, queue_name, state, message, turn) FROM STDIN
+COPY dramatiq.queue (message_id, queue_name, state, message, lane) FROM STDIN
 
 -- name: requeue_delivery
 -- A retry: the worker that holds the message puts it back, to be delivered later. It must still
@@ -40,25 +35,8 @@ UPDATE dramatiq.queue q
  WHERE q.message_id = b.message_id
 
 -- name: claim
--- The next due messages that nobody else is just claiming. Rows that another transaction has
--- locked are skipped, so that consumers never wait for each other. A worker whose lease is lost gets
--- nothing: it could not do the work, and nobody would take it back from a worker that is dead.
-WITH next AS (
-    SELECT message_id
-      FROM dramatiq.queue
-     WHERE queue_name = %(queue_name)s AND state = 'queued'
-       AND due_at <= now() AND due_at < 'infinity'  -- which tells the planner of the index
-       AND EXISTS (SELECT FROM sync_workers w
-                    WHERE w.worker_id = %(worker_id)s AND sync_lease_runs(w))
-     ORDER BY turn, seq
-     LIMIT %(count)s
-       FOR UPDATE SKIP LOCKED
-)
-UPDATE dramatiq.queue q
-   SET state = 'consumed', worker_id = %(worker_id)s, deliveries = q.deliveries + 1, mtime = now()
-  FROM next
- WHERE q.message_id = next.message_id
-RETURNING q.turn, q.seq, q.deliveries, q.message::text
+SELECT seq, delivery, message
+  FROM sync_claim(%(queue_name)s, %(worker_id)s, %(count)s, %(finished)s::uuid[])
 
 -- name: release_unknown
 -- After a claim whose answer was lost: what we hold by the table and not by our own books.

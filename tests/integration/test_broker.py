@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import dramatiq
 import dramatiq_pg
@@ -69,8 +69,10 @@ def states(database: Database) -> dict[str, int]:
         return dict(rows.fetchall())
 
 
-def message(actor: str, *args: Any) -> dramatiq.Message[Any]:
-    return dramatiq.Message(queue_name=QUEUE, actor_name=actor, args=args, kwargs={}, options={})
+def message(actor: str, *args: Any, **options: Any) -> dramatiq.Message[Any]:
+    return dramatiq.Message(
+        queue_name=QUEUE, actor_name=actor, args=args, kwargs={}, options=options
+    )
 
 
 def claim(
@@ -138,31 +140,6 @@ def test_older_messages_come_first(database: Database, make_broker: MakeBroker) 
         broker.enqueue(message("noop", number))
     consumer, first = claim(database, broker, prefetch=5)
     assert [first.args[0], *(next(consumer).args[0] for _ in range(4))] == [0, 1, 2, 3, 4]
-
-
-def test_what_is_enqueued_together_takes_turns_with_others(
-    database: Database, make_broker: MakeBroker
-) -> None:
-    broker = make_broker("w")
-
-    def enqueue(name: str, count: int) -> None:
-        with database.transaction() as connection:
-            messages = [message("noop", f"{name}{number}") for number in range(count)]
-            broker.enqueue_many(messages, connection)
-
-    enqueue("long", 5)
-    _, first = claim(database, broker)
-    assert first.args == ("long0",)
-    enqueue("short", 2)
-    enqueue("other", 3)
-    consumer, second = claim(database, make_broker("v"), prefetch=9)
-    given = [second.args[0], *(next(consumer).args[0] for _ in range(8))]
-    assert given == [
-        *("long1", "short0", "other0"),
-        *("long2", "short1", "other1"),
-        *("long3", "other2"),
-        "long4",
-    ]
 
 
 def test_a_retry_waits_in_postgres_and_keeps_its_row(
@@ -389,14 +366,122 @@ def test_the_hot_queries_use_their_indexes(database: Database, make_broker: Make
     broker = make_broker("w")
     with database.transaction() as connection:
         broker.enqueue_many([message("noop") for _ in range(3000)], connection)
+    due = (
+        " FROM dramatiq.queue WHERE queue_name = 'testing' AND state = 'queued'"
+        " AND due_at <= now() AND due_at < 'infinity'"
+    )
     with database.connection() as connection:
         connection.execute("ANALYZE dramatiq.queue")
-        plan = connection.execute(
-            "EXPLAIN SELECT message_id FROM dramatiq.queue WHERE queue_name = 'testing'"
-            " AND state = 'queued' AND due_at <= now() AND due_at < 'infinity'"
-            " ORDER BY turn, seq LIMIT 8"
-            " FOR UPDATE SKIP LOCKED"
-        ).fetchall()
-    text = "\n".join(row[0] for row in plan)
-    assert "queue_next" in text
-    assert "Sort" not in text
+        for query in (
+            f"SELECT message_id{due} AND lane = '' ORDER BY seq LIMIT 8 FOR UPDATE SKIP LOCKED",
+            f"SELECT min(lane){due} AND lane > ''",
+        ):
+            plan = connection.execute(f"EXPLAIN {query}".encode()).fetchall()
+            text = "\n".join(row[0] for row in plan)
+            assert "queue_next" in text
+            assert "Sort" not in text
+
+
+class Hands:
+    """Workers that claim and finish messages as a test says; their leases run."""
+
+    def __init__(self, database: Database, *workers: str) -> None:
+        self._database = database
+        for worker_id in workers:
+            heartbeat = Heartbeat(database, worker_id=worker_id, queues=[QUEUE], lease=60)
+            with database.connection() as connection:
+                heartbeat._register(connection)
+
+    def claim(self, worker_id: str, count: int, *, finished: Sequence[UUID] = ()) -> list[str]:
+        """The lanes of what it is given."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT message::jsonb->'options'->>'lane' FROM sync_claim(%s, %s, %s, %s)",
+                [QUEUE, worker_id, count, list(finished)],
+            ).fetchall()
+        return sorted(lane for (lane,) in rows)
+
+    def held(self, lane: str) -> list[UUID]:
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT message_id FROM dramatiq.queue WHERE lane = %s AND state = 'consumed'",
+                [lane],
+            ).fetchall()
+        return [message_id for (message_id,) in rows]
+
+    def finish(self, lane: str) -> None:
+        """Everything of a lane that is in hand."""
+        with self._database.connection() as connection:
+            connection.execute(
+                "UPDATE dramatiq.queue SET state = 'done' WHERE lane = %s AND state = 'consumed'",
+                [lane],
+            )
+
+
+def enqueue_lanes(database: Database, broker: PostgresBroker, **counts: int) -> None:
+    with database.transaction() as connection:
+        for lane, count in counts.items():
+            broker.enqueue_many([message("noop", lane=lane) for _ in range(count)], connection)
+
+
+def test_lanes_share_what_is_in_hand(database: Database, make_broker: MakeBroker) -> None:
+    enqueue_lanes(database, make_broker("w"), first=100)
+    hands = Hands(database, "w", "v")
+    assert hands.claim("w", 4) == ["first"] * 4
+    enqueue_lanes(database, make_broker("w"), later=100)
+    assert hands.claim("w", 2) == ["later"] * 2
+    assert hands.claim("v", 2) == ["later"] * 2
+    assert hands.claim("v", 2) == ["first", "later"]
+
+
+def test_a_slow_lane_does_not_come_to_hold_every_worker(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    enqueue_lanes(database, make_broker("w"), fast=100, slow=100)
+    hands = Hands(database, "w")
+    assert hands.claim("w", 4) == ["fast", "fast", "slow", "slow"]
+    for _ in range(10):
+        hands.finish("fast")
+        assert hands.claim("w", 2) == ["fast", "fast"]
+
+
+def test_what_is_not_acknowledged_yet_is_in_nobodys_hands(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    enqueue_lanes(database, make_broker("w"), fast=100, slow=100)
+    hands = Hands(database, "w")
+    assert hands.claim("w", 4) == ["fast", "fast", "slow", "slow"]
+    assert hands.claim("w", 2, finished=hands.held("fast")) == ["fast", "fast"]
+
+
+def test_a_worker_with_one_place_serves_all_lanes(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    enqueue_lanes(database, make_broker("w"), one=100, other=100)
+    hands = Hands(database, "w")
+    served = []
+    for _ in range(40):  # by chance, as nothing is in hand: all of one lane once in 2**39
+        served += hands.claim("w", 1)
+        hands.finish(served[-1])
+    assert set(served) == {"one", "other"}
+
+
+def test_a_claim_takes_what_there_is_when_a_lane_ends(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    enqueue_lanes(database, make_broker("w"), long=20, short=2)
+    hands = Hands(database, "w")
+    assert hands.claim("w", 10) == ["long"] * 8 + ["short"] * 2
+    assert hands.claim("w", 10) == ["long"] * 10
+    assert hands.claim("w", 10) == ["long"] * 2
+    assert hands.claim("w", 10) == []
+
+
+def test_a_claim_passes_by_what_another_is_just_claiming(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    enqueue_lanes(database, make_broker("w"), busy=2, free=5)
+    hands = Hands(database, "w")
+    with database.transaction() as connection:
+        connection.execute("SELECT FROM dramatiq.queue WHERE lane = 'busy' FOR UPDATE")
+        assert hands.claim("w", 4) == ["free"] * 4

@@ -39,24 +39,6 @@ def test_a_paused_run_waits_and_goes_on(database: Database) -> None:
     assert ledger.claim(second, worker_id="w") is not None
 
 
-def test_a_run_that_goes_on_does_not_make_up_for_the_turns_it_missed(database: Database) -> None:
-    paused, _ = plan_run(database, ["a", "b", "c"], chunk_size=1)
-    other, tasks = plan_run(database, ["a", "b", "c", "d"], chunk_size=1)
-    control.pause(database, paused)
-    with database.connection() as connection:
-        done = "UPDATE dramatiq.queue SET state = 'done' WHERE message_id = ANY (%s)"
-        sent = "SELECT array_agg(message_id) FROM sync_tasks WHERE id = ANY (%s)"
-        row = connection.execute(sent, [tasks[:2]]).fetchone()
-        connection.execute(done, row)
-        control.resume(database, paused)
-        turns = connection.execute(
-            "SELECT t.run_id, array_agg(q.turn ORDER BY q.seq)"
-            "  FROM dramatiq.queue q JOIN sync_tasks t USING (message_id)"
-            " WHERE q.state = 'queued' GROUP BY 1"
-        ).fetchall()
-    assert dict(turns) == {paused: [2, 3, 4], other: [2, 3]}
-
-
 def test_a_part_of_a_paused_run_begins_paused(database: Database) -> None:
     run_id, _ = plan_run(database, ["a"], chunk_size=1)
     control.pause(database, run_id)
