@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 OLD_CHROMA := $(VENV)/chroma-0.6.3
 
-.PHONY: install demo test chaos bench bench-scale bench-broker lint lock clean
+.PHONY: install demo test chaos bench bench-scale bench-targets bench-broker lint lock clean
 
 install: $(STAMP)
 
@@ -64,6 +64,10 @@ bench: install
 # Half an hour. Other sizes: make bench-scale ARGS="--sizes 5000,20000"
 bench-scale: install
 	$(BIN)/python -m tests.benchmarks.scale $(ARGS)
+
+# Eight minutes. Others: make bench-targets ARGS="--workers 4 --rounds 1"
+bench-targets: install
+	$(BIN)/python -m tests.benchmarks.targets $(ARGS)
 
 bench-broker: install
 	$(BIN)/python -m tests.benchmarks.broker

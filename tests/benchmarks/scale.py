@@ -1,6 +1,6 @@
 """`make bench-scale`: what a chunk costs in a collection of ten thousand records, and of a million.
 
-    python -m tests.benchmarks.scale [--sizes N,N,N] [--targets-size DIMENSION:RECORDS]
+    python -m tests.benchmarks.scale [--sizes N,N,N]
 
 Real servers, but small records (8 dimensions, no document), as a million of ordinary ones would
 keep a server busy for half an hour on either side. Two worker processes live through all sizes, so
@@ -26,7 +26,6 @@ import contextlib
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -45,22 +44,18 @@ from rich.table import Table
 from tasks.embedded import embedded_postgres
 from tasks.stores.server import ChromaServer
 from tests.benchmarks import raw
-from tests.benchmarks.common import PROGRAM, dimension_and_records, environment, write_results
-from tests.benchmarks.corpus import BATCH, Records, collection_of, new_database
-from tests.eventually import eventually
+from tests.benchmarks.common import environment, start_command, workers, write_results
+from tests.benchmarks.corpus import BATCH, collection_of, new_database
 
 SIZES = (10_000, 100_000, 1_000_000)
 DIMENSION = 8
 WORKERS = 2
-TARGETS = (384, 15_000)  # dimension and records of the copies to two targets at once
 GROWTH = 1.15
 MOST = {"coordinator": 200, "worker": 250}  # MB
-TWO_TARGETS = 1.7
 MEMORY_EVERY = 0.1  # seconds between two looks; the kernel keeps the peaks
 SENT = 50  # requests that are prepared at a time
 ROUNDS, LONG = 5, 100_000  # rounds of a small collection; so many records are enough for one
 IDLE_SECONDS = 10.0
-PATIENCE = 60.0
 RESULTS = Path("build/bench-scale.json")
 
 COSTS = ("plan", "enqueue", "work", "record", "verify")
@@ -110,14 +105,14 @@ class Memory:
 
 
 class Scale:
-    """The scene: a source, two targets, Postgres, and workers that live all the time."""
+    """The scene: a source, a target, Postgres, and workers that live all the time."""
 
     def __init__(
-        self, source: str, targets: list[str], environ: Mapping[str, str], workers: list[int]
+        self, source: str, target: str, environ: Mapping[str, str], workers: list[int]
     ) -> None:
         self._source = source
-        self._targets = targets
-        self._environ = dict(environ)
+        self._target = target
+        self._environ = environ
         self._workers = workers
         self._idle = 0.0  # processor seconds a second
         self.memory = Memory()
@@ -127,7 +122,7 @@ class Scale:
         source = new_database(self._source, f"source-{size}")
         raw_add = 1000 * fill(source, size)
         rounds = [
-            self._round(source, new_database(self._targets[0], f"target-{size}-{number}"), size)
+            self._round(source, new_database(self._target, f"target-{size}-{number}"), size)
             for number in range(max(1, min(ROUNDS, LONG // size)))
         ]
         medians = {cost: statistics.median(one[cost] for one in rounds) for cost in rounds[0]}
@@ -153,45 +148,20 @@ class Scale:
             "copy, by the clock": 1000 * copy,
         }
 
-    def two_targets(self, dimension: int, size: int) -> float:
-        """How many times the records of one target both get together in a second."""
-        source = new_database(self._source, "two-targets")
-        for batch in Records.make(list(range(size)), dimension).batches(5 * BATCH):
-            raw.write(source, raw.write_bodies(batch), verb="add")
-        one, *two = (
-            new_database(self._targets[number], f"two-targets-{turn}")
-            for turn, number in enumerate((0, 0, 1))
-        )
-        alone = self._copies(source, [one])
-        together = self._copies(source, two)
-        return 2 * alone / together
-
     def look_at_idle_workers(self) -> None:
         """Note what the workers need when there is nothing to do."""
         before = self._processor_seconds()
         time.sleep(IDLE_SECONDS)
         self._idle = (self._processor_seconds() - before) / IDLE_SECONDS
 
-    def _copies(self, source: str, targets: list[str]) -> float:
-        began = time.monotonic()
-        copies = [self._start("sync", source, target) for target in targets]
-        codes = [copy.wait() for copy in copies]
-        if any(codes):
-            raise RuntimeError("a copy failed")
-        return time.monotonic() - began
-
     def _run(self, command: str, source: str, target: str) -> None:
-        process = self._start(command, source, target)
+        process = start_command(self._environ, command, source, target)
         with (
             self.memory.watched("coordinator", process.pid),
             self.memory.watched("worker", *self._workers),
         ):
             if process.wait():
                 raise RuntimeError(f"{command} {source} {target} failed")
-
-    def _start(self, command: str, source: str, target: str) -> subprocess.Popen[bytes]:
-        words = [str(PROGRAM), command, source, target, "--workers", "0", "--json"]
-        return subprocess.Popen(words, env=self._environ, stdout=subprocess.DEVNULL)
 
     def _processor_seconds(self) -> float:
         return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in self._workers)
@@ -246,9 +216,6 @@ def show(results: dict[str, Any], console: Console) -> None:
         peak = results["memory"][role]
         told = f"{peak:.0f} MB" if peak < most else f"[red]{peak:.0f} MB missed[/]"
         console.print(f"memory of a {role} at its peak: {told} (asked: under {most})")
-    times = results["two_targets"]
-    told = f"{times:.2f}" if times >= TWO_TARGETS else f"[red]{times:.2f} missed[/]"
-    console.print(f"two targets at once: {told} times one (asked: {TWO_TARGETS})")
 
 
 @contextlib.contextmanager
@@ -258,43 +225,15 @@ def scene(directory: Path) -> Iterator[Scale]:
         embedded_postgres(directory) as postgres,
         contextlib.ExitStack() as stack,
     ):
-        names = ("source", "target-1", "target-2")
-        for name in names:
+        for name in ("source", "target"):
             (directory / name).mkdir()
-        source, *targets = (
-            stack.enter_context(ChromaServer(directory / name)).endpoint for name in names
+        source, target = (
+            stack.enter_context(ChromaServer(directory / name)).endpoint
+            for name in ("source", "target")
         )
         environ = environment(postgres) | {"SYNC_LOG_LEVEL": "warning"}
-        workers = [
-            stack.enter_context(_worker(environ, directory / f"worker-{number}.log"))
-            for number in range(WORKERS)
-        ]
-        with psycopg.connect(postgres, autocommit=True) as connection:
-            there = "SELECT count(*) FROM sync_workers WHERE worker_status = 'active'"
-            eventually(lambda: _first(connection, there) == WORKERS, within=PATIENCE)
-        yield Scale(source, targets, environ, workers)
-
-
-def _first(connection: psycopg.Connection, query: str) -> Any:
-    with contextlib.suppress(psycopg.errors.UndefinedTable):  # the first worker makes the schema
-        row = connection.execute(query.encode()).fetchone()
-        return row[0] if row else None
-    return None
-
-
-@contextlib.contextmanager
-def _worker(environ: Mapping[str, str], log: Path) -> Iterator[int]:
-    """A worker that lives as long as this process does; gives its id."""
-    words = [sys.executable, "-m", "coordinator.cli", "worker", "--until-stdin-closes"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            words, env=dict(environ), stdin=subprocess.PIPE, stdout=output, stderr=output
-        )
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
+        pids = stack.enter_context(workers(environ, directory, WORKERS))
+        yield Scale(source, target, environ, pids)
 
 
 def _sizes(text: str) -> list[int]:
@@ -304,12 +243,6 @@ def _sizes(text: str) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-scale", description=__doc__)
     parser.add_argument("--sizes", type=_sizes, default=list(SIZES), metavar="N,N,...")
-    parser.add_argument(
-        "--targets-size",
-        type=dimension_and_records,
-        default=TARGETS,
-        metavar="DIMENSION:RECORDS",
-    )
     arguments = parser.parse_args()
     if len(arguments.sizes) < 2:
         parser.error("give two sizes at least: a growth is asked for")
@@ -320,8 +253,6 @@ def main() -> None:
         scene(Path(directory)) as scale,
     ):
         scale.look_at_idle_workers()
-        console.print("two targets", style="dim")
-        two_targets = scale.two_targets(*arguments.targets_size)
         costs = {}
         for size in arguments.sizes:
             console.print(f"{size:,} records of {DIMENSION} dimensions", style="dim")
@@ -332,7 +263,6 @@ def main() -> None:
         "costs": costs,
         "growth": {cost: growth(costs, cost) for cost in costs[arguments.sizes[0]]},
         "memory": scale.memory.peaks,
-        "two_targets": two_targets,
     }
     show(results, console)
     write_results(RESULTS, results, console)

@@ -38,7 +38,7 @@ class Server:
         assert path == "/api/v2/version", operation
         return "1.0.0"
 
-    def _bytes(self, _method: str, _path: str, _operation: str, body: bytes) -> bytes:
+    def post_for_bytes(self, _path: str, body: bytes, *, operation: str) -> bytes:
         ids = orjson.loads(body)["ids"]
         count = len(ids)
         columns: dict[str, Any] = {"ids": ids, "embeddings": [[1, 2]] * count}
