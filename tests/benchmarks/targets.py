@@ -49,7 +49,7 @@ ASKED = 1.7
 APART_CORES = 4
 RESULTS = Path("build/bench-targets.json")
 SCENES = {"shared": "all on all cores", "apart": "a core for each target"}
-CONTENDERS = {"raw": "the servers themselves", "ours": "ours"}
+CONTENDERS = {"raw": "raw adds", "ours": "sync"}
 
 
 class Copies:
