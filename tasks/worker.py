@@ -81,6 +81,8 @@ class Worker:
             environ=os.environ,
             connect_timeout=self._settings.sync_connect_timeout,
             read_timeout=self._settings.sync_read_timeout,
+            # The other half reads. Where answers are slow to come, more threads write more.
+            concurrent_writes=max(1, self._settings.sync_worker_threads // 2),
         )
         return ThrottledStore(store, self._throttles, server=parsed.location)
 

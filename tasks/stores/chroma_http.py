@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from threading import Lock
+from threading import Lock, Semaphore
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -53,7 +53,8 @@ _INCLUDE = ["embeddings", "documents", "metadatas", "uris"]
 class ChromaHttpStore:
     """The `Store` of one tenant and database of a Chroma server. See tasks/stores/base.py.
 
-    Timeouts are in seconds: to connect, and between two bytes of an answer.
+    Timeouts are in seconds: to connect, and between two bytes of an answer. Of all writes that are
+    asked for, no more than `concurrent_writes` are under way.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ChromaHttpStore:
         connect_timeout: float = CONNECT_TIMEOUT,
         read_timeout: float = READ_TIMEOUT,
         max_request_bytes: int = batches.MAX_REQUEST_BYTES,
+        concurrent_writes: int = 1,
     ) -> None:
         self._address = address
         self._label = label or str(address)
@@ -84,7 +86,7 @@ class ChromaHttpStore:
         # A server has one writer, and answers all requests that wait for it at about the same time:
         # then everybody would read, while it has nothing to do. So of two chunks here, one is
         # written, and the other is read meanwhile.
-        self._writing = Lock()
+        self._writing = Semaphore(concurrent_writes)
         self._record_bytes: dict[UUID, float] = {}  # by collection, of an answer
 
     @property

@@ -18,11 +18,13 @@ def open_store(
     create: bool = False,
     connect_timeout: float = CONNECT_TIMEOUT,
     read_timeout: float = READ_TIMEOUT,
+    concurrent_writes: int = 1,
 ) -> Store:
     """The store at this address. Close it when done: a directory is served until then.
 
     `environ` is where the address's token is looked up. `create` allows a directory that is not
-    there yet or is empty, as a target may be. A server is not contacted yet: `check` does that.
+    there yet or is empty, as a target may be; `concurrent_writes` is how many writes a server is
+    sent at a time. It is not contacted yet: `check` does that.
     Raises `InvalidInput` for a missing token or a directory that cannot be used.
     """
     if address.kind == "directory":
@@ -37,4 +39,5 @@ def open_store(
         headers=address.headers(environ),
         connect_timeout=connect_timeout,
         read_timeout=read_timeout,
+        concurrent_writes=concurrent_writes,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from email.utils import formatdate
 from time import time
@@ -29,6 +30,7 @@ from tasks.stores.base import Collection, Store
 from tasks.stores.open import open_store
 from tests.contract.scripted import Answer, ScriptedServer, scripted_server
 from tests.contract.test_store_contract import records
+from tests.eventually import eventually
 
 SECRET = "hunter2-very-secret"
 COLLECTION = Collection(
@@ -383,15 +385,23 @@ def test_the_limits_are_asked_for_once(script: ScriptedServer, opened: Store) ->
     assert paths == ["pre-flight-checks"] * 2 + ["add"] * 4
 
 
-def test_one_request_at_a_time_is_written(script: ScriptedServer, opened: Store) -> None:
-    script.say(Answer(body={"max_batch_size": 1}), Answer(status=201, body={}))
-    opened.add(COLLECTION, records("a"))
-    batch = records(*(str(number) for number in range(20)))
-    with ThreadPoolExecutor(4) as threads:
-        for write in [threads.submit(opened.upsert, COLLECTION, batch) for _ in range(4)]:
-            assert write.result() == []
-    assert len(script.requests) == 2 + 80
-    assert script.most_present == 1
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_more_is_written_at_a_time_than_is_allowed(script: ScriptedServer, most: int) -> None:
+    script.say(
+        Answer(body={"max_batch_size": 10}), Answer(status=201, body={}), Answer(silent=True)
+    )
+    address = parse_address(script.endpoint)
+    with closing(open_store(address, environ={}, concurrent_writes=most)) as store:
+        store.add(COLLECTION, records("a"))
+        with ThreadPoolExecutor(8) as threads:
+            writes = [threads.submit(store.upsert, COLLECTION, records("b")) for _ in range(8)]
+            try:
+                eventually(lambda: script.present == most, within=5)
+            finally:
+                script.over.set()
+            assert all(isinstance(write.exception(), StoreUnavailable) for write in writes)
+    assert len(script.requests) == 2 + 8
+    assert script.most_present == most
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 501])
