@@ -17,6 +17,7 @@ from tasks.broker import PostgresBroker, purge
 from tasks.database import Database
 from tasks.workers import Heartbeat, bury_dead_workers
 from tests.eventually import eventually
+from tests.integration.ledger_rows import add_worker
 
 QUEUE = "testing"
 LEASE = 1.0
@@ -388,9 +389,7 @@ class Hands:
     def __init__(self, database: Database, *workers: str) -> None:
         self._database = database
         for worker_id in workers:
-            heartbeat = Heartbeat(database, worker_id=worker_id, queues=[QUEUE], lease=60)
-            with database.connection() as connection:
-                heartbeat._register(connection)
+            add_worker(database, worker_id)
 
     def claim(self, worker_id: str, count: int, *, finished: Sequence[UUID] = ()) -> list[str]:
         """The lanes of what it is given."""
@@ -424,6 +423,14 @@ def enqueue_lanes(database: Database, broker: PostgresBroker, **counts: int) -> 
             broker.enqueue_many([message("noop", lane=lane) for _ in range(count)], connection)
 
 
+def hold_two_of_each(database: Database, broker: PostgresBroker) -> Hands:
+    """Two messages of a fast lane and two of a slow one are in hand, and many more wait."""
+    enqueue_lanes(database, broker, fast=100, slow=100)
+    hands = Hands(database, "w")
+    assert hands.claim("w", 4) == ["fast", "fast", "slow", "slow"]
+    return hands
+
+
 def test_lanes_share_what_is_in_hand(database: Database, make_broker: MakeBroker) -> None:
     enqueue_lanes(database, make_broker("w"), first=100)
     hands = Hands(database, "w", "v")
@@ -437,9 +444,7 @@ def test_lanes_share_what_is_in_hand(database: Database, make_broker: MakeBroker
 def test_a_slow_lane_does_not_come_to_hold_every_worker(
     database: Database, make_broker: MakeBroker
 ) -> None:
-    enqueue_lanes(database, make_broker("w"), fast=100, slow=100)
-    hands = Hands(database, "w")
-    assert hands.claim("w", 4) == ["fast", "fast", "slow", "slow"]
+    hands = hold_two_of_each(database, make_broker("w"))
     for _ in range(10):
         hands.finish("fast")
         assert hands.claim("w", 2) == ["fast", "fast"]
@@ -448,9 +453,7 @@ def test_a_slow_lane_does_not_come_to_hold_every_worker(
 def test_what_is_not_acknowledged_yet_is_in_nobodys_hands(
     database: Database, make_broker: MakeBroker
 ) -> None:
-    enqueue_lanes(database, make_broker("w"), fast=100, slow=100)
-    hands = Hands(database, "w")
-    assert hands.claim("w", 4) == ["fast", "fast", "slow", "slow"]
+    hands = hold_two_of_each(database, make_broker("w"))
     assert hands.claim("w", 2, finished=hands.held("fast")) == ["fast", "fast"]
 
 
