@@ -385,6 +385,17 @@ def test_the_limits_are_asked_for_once(script: ScriptedServer, opened: Store) ->
     assert paths == ["pre-flight-checks"] * 2 + ["add"] * 4
 
 
+def test_one_request_at_a_time_is_written(script: ScriptedServer, opened: Store) -> None:
+    script.say(Answer(body={"max_batch_size": 1}), Answer(status=201, body={}))
+    opened.add(COLLECTION, records("a"))
+    batch = records(*(str(number) for number in range(20)))
+    with ThreadPoolExecutor(4) as threads:
+        for write in [threads.submit(opened.upsert, COLLECTION, batch) for _ in range(4)]:
+            assert write.result() == []
+    assert len(script.requests) == 2 + 80
+    assert script.most_present == 1
+
+
 @pytest.mark.parametrize("most", [1, 3])
 def test_no_more_is_written_at_a_time_than_is_allowed(script: ScriptedServer, most: int) -> None:
     script.say(
