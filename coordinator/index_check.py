@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -25,6 +26,8 @@ from tasks.stores.transport import ServerFailed
 
 QUERIES = load_queries("manifest")
 NEIGHBOURS = 10
+_QUERIES = 25  # of one request; a server works on several requests at a time
+_REQUESTS = 4  # to each side at a time
 _SIGMAS = 3  # so rarely would chance alone make a target look worse
 _LEAST = 0.05  # of the sample
 
@@ -67,25 +70,48 @@ def check_indexes(
 ) -> list[IndexCheck]:
     """Query `sample` records of each collection that a run has listed, on both sides."""
     checks = []
-    for one in planned:
-        pair = one.pair
-        if pair.target is None or not sample:
-            continue
-        ids = _draw(database, run_id, pair.source.id, sample)
-        # What cannot be read is no business of the index, and named elsewhere.
-        wanted, _ = read_what_can_be_read(source, pair.source, ids)
-        found, _ = read_what_can_be_read(target, pair.target, wanted.ids)
-        both = wanted.take([row for row, id_ in enumerate(wanted.ids) if id_ in {*found.ids}])
-        if len(both):
-            checks.append(
-                IndexCheck(
-                    name=pair.source.name,
-                    sampled=len(both),
-                    source_found=_find(source, pair.source, both),
-                    target_found=_find(target, pair.target, found),
-                )
-            )
+    with ThreadPoolExecutor(max_workers=2 * _REQUESTS) as executor:
+        for one in planned:
+            if one.pair.target is None or not sample:
+                continue
+            ids = _draw(database, run_id, one.pair.source.id, sample)
+            check = _check(executor, source, one.pair.source, target, one.pair.target, ids)
+            if check is not None:
+                checks.append(check)
     return checks
+
+
+def _check(
+    executor: Executor,
+    source: Store,
+    source_collection: Collection,
+    target: Store,
+    target_collection: Collection,
+    ids: Sequence[str],
+) -> IndexCheck | None:
+    """One collection; None if none of these records is on both sides."""
+    # What cannot be read is no business of the index, and named elsewhere.
+    reading = executor.submit(read_what_can_be_read, target, target_collection, ids)
+    wanted, _ = read_what_can_be_read(source, source_collection, ids)
+    found, _ = reading.result()
+    wanted, found = _those_of(wanted, found), _those_of(found, wanted)
+    if not len(wanted):
+        return None
+    # Both servers at work at the same time.
+    at_source = _ask(executor, source, source_collection, wanted)
+    at_target = _ask(executor, target, target_collection, found)
+    return IndexCheck(
+        name=source_collection.name,
+        sampled=len(wanted),
+        source_found=_found(wanted, at_source),
+        target_found=_found(found, at_target),
+    )
+
+
+def _those_of(batch: RecordBatch, other: RecordBatch) -> RecordBatch:
+    """The records that the other batch has too."""
+    there = {*other.ids}
+    return batch.take([row for row, id_ in enumerate(batch.ids) if id_ in there])
 
 
 def _draw(database: Database, run_id: UUID, collection_id: UUID, count: int) -> list[str]:
@@ -98,9 +124,22 @@ def _draw(database: Database, run_id: UUID, collection_id: UUID, count: int) -> 
     return [str(id_, "utf-8") for (id_,) in rows]
 
 
-def _find(store: Store, collection: Collection, records: RecordBatch) -> int:
+def _ask(
+    executor: Executor, store: Store, collection: Collection, records: RecordBatch
+) -> list[Future[list[list[str]]]]:
+    """What is nearest to each of these records, in parts that are on their way."""
+    return [
+        executor.submit(
+            store.query, collection, records.embeddings[start : start + _QUERIES], NEIGHBOURS
+        )
+        for start in range(0, len(records), _QUERIES)
+    ]
+
+
+def _found(records: RecordBatch, asked: Sequence[Future[list[list[str]]]]) -> int:
+    """How many of these records are among the nearest to themselves."""
     try:
-        nearest = store.query(collection, records.embeddings, NEIGHBOURS)
+        nearest = [near for part in asked for near in part.result()]
     except (ServerFailed, StoreRefused) as error:
         logger.warning("an index cannot be queried", reason=str(error))
         return 0

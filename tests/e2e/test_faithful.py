@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from tests.chaos.faulty_proxy import Fault, faulty_proxy
+from tests.chaos.faulty_proxy import Fault, Request, faulty_proxy
 from tests.e2e.conftest import Program, Side, embedding_of, everything, fill
 from tests.eventually import eventually
 
@@ -438,10 +438,14 @@ def test_an_index_that_finds_less_is_a_finding(program: Program, sides: Sides) -
     assert (check["sampled"], check["worse"]) == (100, False)
     assert check["source_recall"] > 0.9
     with faulty_proxy(target.url.partition("?")[0]) as proxy:
-        nothing = json.dumps({"ids": [[] for _ in range(100)]}).encode()
-        proxy.rule = lambda request: (
-            Fault(status=200, body=nothing) if request.verb == "query" else None
-        )
+
+        def finds_nothing(request: Request) -> Fault | None:
+            if request.verb != "query":
+                return None
+            asked = json.loads(request.body)["query_embeddings"]
+            return Fault(status=200, body=json.dumps({"ids": [[] for _ in asked]}).encode())
+
+        proxy.rule = finds_nothing
         url = target.url.replace(proxy.upstream, proxy.url)
         blind = program("verify", source.url, url, "--json")
         assert blind.code == 1
@@ -449,3 +453,17 @@ def test_an_index_that_finds_less_is_a_finding(program: Program, sides: Sides) -
         assert (check["target_recall"], check["worse"]) == (0.0, True)
         assert blind.document["findings"] == []
         assert program("verify", source.url, url, "--index-sample", "0").code == 0
+
+
+def test_indexes_are_compared_by_what_both_sides_hold(program: Program, sides: Sides) -> None:
+    source, target = sides
+    fill(source.client, "docs", 60)
+    assert program("sync", source.url, target.url).code == 0
+    target.client.get_collection("docs", embedding_function=None).delete(
+        ids=[f"id-{number}" for number in range(20)]
+    )
+    lacking = program("verify", source.url, target.url, "--json")
+    assert lacking.code == 1
+    (check,) = lacking.document["indexes"]
+    assert (check["sampled"], check["worse"]) == (40, False)
+    assert check["source_recall"] == check["target_recall"] == 1.0
