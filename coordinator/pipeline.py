@@ -44,7 +44,8 @@ from tasks.stores.base import Store
 from tasks.worker import DEFAULT_QUEUE
 from tasks.workers import bury_dead_workers, live_workers
 
-POLL_SECONDS = 0.2  # at most; a run of a few chunks is over in less
+POLL_SECONDS = 0.2  # at most
+_SHORTEST_POLL_SECONDS = 0.0125  # a run of a few chunks is over in less than POLL_SECONDS
 MEND_SECONDS = 2.0  # between two looks for lost tasks and dead workers
 PATIENCE_SECONDS = 60.0  # how long Postgres or a store may be away
 
@@ -218,9 +219,10 @@ class Pipeline:
         progress = patiently(lambda: self._ledger.progress(run_id))
         records = sum(progress.records.values())
         display.phase(phase, done=progress.records.get("completed", 0), total=records)
-        next_mending = time.monotonic()
+        began = next_mending = time.monotonic()
+        before = progress.records.get("completed", 0)
         told_alone = False
-        pause = POLL_SECONDS / 16
+        pause = _SHORTEST_POLL_SECONDS
         while not progress.is_over:
             self.ground.check()
             self.ground.check_workers()
@@ -236,9 +238,16 @@ class Pipeline:
                         "and the same DATABASE_URL."
                     )
             time.sleep(pause)
-            pause = min(pause * 1.5, POLL_SECONDS)
             progress = patiently(lambda: self._ledger.progress(run_id))
-            display.update(progress.records.get("completed", 0), records)
+            completed = progress.records.get("completed", 0)
+            display.update(completed, records)
+            # Less and less towards the end, and at the beginning, when nothing foretells it.
+            if completed > before:
+                elapsed = time.monotonic() - began
+                pause = (records - completed) / (completed - before) * elapsed / 4
+            else:
+                pause *= 1.5
+            pause = min(max(pause, _SHORTEST_POLL_SECONDS), POLL_SECONDS)
 
     def pairs(self, run_id: UUID) -> list[Pair]:
         """The collections of a run that was planned."""
