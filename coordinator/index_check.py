@@ -17,11 +17,11 @@ from uuid import UUID
 import structlog
 
 from coordinator.plan import Planned
+from tasks.chunk import read_both
 from tasks.database import Database, load_queries
 from tasks.errors import StoreRefused
 from tasks.records import RecordBatch
 from tasks.stores.base import Collection, Store
-from tasks.stores.salvage import read_what_can_be_read
 from tasks.stores.transport import ServerFailed
 
 QUERIES = load_queries("manifest")
@@ -91,9 +91,9 @@ def _check(
 ) -> IndexCheck | None:
     """One collection; None if none of these records is on both sides."""
     # What cannot be read is no business of the index, and named elsewhere.
-    reading = executor.submit(read_what_can_be_read, target, target_collection, ids)
-    wanted, _ = read_what_can_be_read(source, source_collection, ids)
-    found, _ = reading.result()
+    wanted, found, _ = read_both(
+        (source, source_collection, ids), (target, target_collection, ids), salvage=True
+    )
     wanted, found = _those_of(wanted, found), _those_of(found, wanted)
     if not len(wanted):
         return None

@@ -218,9 +218,9 @@ class Pipeline:
         display = self.ground.display
         progress = patiently(lambda: self._ledger.progress(run_id))
         records = sum(progress.records.values())
-        display.phase(phase, done=progress.records.get("completed", 0), total=records)
-        began = next_mending = time.monotonic()
         before = progress.records.get("completed", 0)
+        display.phase(phase, done=before, total=records)
+        began = next_mending = time.monotonic()
         told_alone = False
         pause = _SHORTEST_POLL_SECONDS
         while not progress.is_over:
@@ -241,7 +241,8 @@ class Pipeline:
             progress = patiently(lambda: self._ledger.progress(run_id))
             completed = progress.records.get("completed", 0)
             display.update(completed, records)
-            # Less and less towards the end, and at the beginning, when nothing foretells it.
+            # Shorter towards the end: a quarter of the time that the rate so far foretells. Until
+            # there is a rate, longer each time.
             if completed > before:
                 elapsed = time.monotonic() - began
                 pause = (records - completed) / (completed - before) * elapsed / 4

@@ -32,7 +32,7 @@ Finding = tuple[str, str, tuple[str, ...]]
 Unproven = tuple[int, int]
 _DIGEST_BITS = (1 << 63) - 1
 
-_Part = tuple[Store, Collection, Sequence[str]]  # which records, of which collection
+Part = tuple[Store, Collection, Sequence[str]]  # which records, of which collection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def sync_chunk(
     the others are written.
     """
     began = time.monotonic()
-    wanted, found, unreadable = _read_both(
+    wanted, found, unreadable = read_both(
         (source, source_collection, ids),
         (target, target_collection, [] if target_is_empty else ids),
         salvage=salvage,
@@ -150,7 +150,7 @@ def verify_chunk(
     `one_way`: what only the target has is no finding. For `salvage` see `sync_chunk`.
     """
     began = time.monotonic()
-    wanted, found, unreadable = _read_both(
+    wanted, found, unreadable = read_both(
         (source, source_collection, ids),
         (target, target_collection or source_collection, ids if target_collection else []),
         salvage=salvage,
@@ -185,10 +185,13 @@ def verify_chunk(
     )
 
 
-def _read_both(
-    source: _Part, target: _Part, *, salvage: bool
+def read_both(
+    source: Part, target: Part, *, salvage: bool
 ) -> tuple[RecordBatch, RecordBatch, list[RecordRefusal]]:
-    """The records of both sides, without those that cannot be read on one of them."""
+    """The records of both sides, without those that cannot be read on one of them.
+
+    For `salvage` see `sync_chunk`; without it, such a record is an error.
+    """
     read = read_what_can_be_read if salvage else _read_all
     # Both servers at work at the same time.
     with ThreadPoolExecutor(max_workers=1) as beside:

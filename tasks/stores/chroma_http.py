@@ -84,8 +84,8 @@ class ChromaHttpStore:
         self._limits_lock = Lock()
         self._shortest: bool | None = None
         # A server has one writer, and answers all requests that wait for it at about the same time:
-        # then everybody would read, while it has nothing to do. So of two chunks here, one is
-        # written, and the other is read meanwhile.
+        # then everybody would read, while it has nothing to do. So only some of the chunks here are
+        # written at a time, and the others are read meanwhile.
         self._writing = Semaphore(concurrent_writes)
         self._record_bytes: dict[UUID, float] = {}  # by collection, of an answer
 

@@ -23,8 +23,8 @@ def open_store(
     """The store at this address. Close it when done: a directory is served until then.
 
     `environ` is where the address's token is looked up. `create` allows a directory that is not
-    there yet or is empty, as a target may be; `concurrent_writes` is how many writes a server is
-    sent at a time. It is not contacted yet: `check` does that.
+    there yet or is empty, as a target may be. `concurrent_writes` is how many writes are sent at a
+    time to a server; a directory gets one. No server is contacted yet: `check` does that.
     Raises `InvalidInput` for a missing token or a directory that cannot be used.
     """
     if address.kind == "directory":
