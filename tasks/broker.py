@@ -95,6 +95,8 @@ class PostgresBroker(dramatiq_pg.PostgresBroker):  # type: ignore[misc]
             connection.execute(query, arguments)
             if not delay:
                 notify(connection, {message.queue_name})
+        if delay and (consumer := self._consumers.get(message.queue_name)):
+            consumer.look_after(delay / 1000)
         self.emit_after("enqueue", message, delay)
         return message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections import deque
@@ -41,6 +42,9 @@ class PostgresConsumer(Consumer):
     It holds at most `prefetch` unfinished messages, or as many as were finished in the last
     READ_AHEAD seconds, if that is more: a claim is a round trip, and messages that take no time
     must not wait for one each. Long ones are never held back from other workers so.
+
+    It looks at the queue when it is woken, when a message that it sent itself is due, and every
+    POLL_SECONDS; workers with nothing to do cost Postgres next to nothing.
     """
 
     def __init__(
@@ -67,7 +71,8 @@ class PostgresConsumer(Consumer):
         self._unfinished = 0  # claimed, and neither acknowledged nor handed back
         self._finishes: deque[float] = deque(maxlen=MAX_HELD)
         self._changed = threading.Condition()
-        self._look_now = True
+        self._look_at = 0.0  # by the monotonic clock: claim then, if there is room
+        self._due: list[float] = []  # a heap of further such times
         self._claim_in_doubt = False
         self._stopped = False
 
@@ -80,14 +85,18 @@ class PostgresConsumer(Consumer):
                 if self._stopped:
                     return None
                 free = self._free()
-                if not (free and self._look_now and self._may_claim()):
-                    left = deadline - time.monotonic()
-                    if left > 0:
-                        self._changed.wait(left)
-                        continue
-                    self._look_now = True  # the poll: due retries, and wake-ups that were lost
-                    return None
+                now = time.monotonic()
+                until_look = self._next_look() - now
+                if not (free and until_look <= 0 and self._may_claim()):
+                    left = deadline - now
+                    if left <= 0:
+                        return None
+                    self._changed.wait(min(left, until_look) if until_look > 0 else left)
+                    continue
             self._claim(free)
+
+    def _next_look(self) -> float:
+        return min(self._look_at, self._due[0]) if self._due else self._look_at
 
     def _free(self) -> int:
         """How many messages to claim now; 0 if it is not worth a claim. Called with the lock."""
@@ -101,9 +110,12 @@ class PostgresConsumer(Consumer):
         return free if free >= max(1, limit // 4) else 0
 
     def _claim(self, count: int) -> None:
+        now = time.monotonic()
         with self._changed:
             # Before the query: a wake-up that comes while it runs must not be forgotten.
-            self._look_now = False
+            self._look_at = now + POLL_SECONDS
+            while self._due and self._due[0] <= now:
+                heapq.heappop(self._due)
         arguments = {
             "queue_name": self._queue_name,
             "count": count,
@@ -134,11 +146,17 @@ class PostgresConsumer(Consumer):
             self._ready.extend(deliveries)
             self._unfinished += len(rows)
             if len(rows) == count:
-                self._look_now = True  # there is probably more
+                self._look_at = 0.0  # there is probably more
 
     def wake(self) -> None:
         with self._changed:
-            self._look_now = True
+            self._look_at = 0.0
+            self._changed.notify_all()
+
+    def look_after(self, seconds: float) -> None:
+        """Look once more at that time from now, when a message will be due."""
+        with self._changed:
+            heapq.heappush(self._due, time.monotonic() + seconds)
             self._changed.notify_all()
 
     def stop(self) -> None:

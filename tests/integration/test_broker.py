@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,7 +15,8 @@ import pytest
 from dramatiq.middleware import Retries
 
 from tasks.broker import PostgresBroker, purge
-from tasks.database import Database
+from tasks.consumer import POLL_SECONDS
+from tasks.database import Connection, Database
 from tasks.workers import Heartbeat, bury_dead_workers
 from tests.eventually import eventually
 from tests.integration.ledger_rows import add_worker
@@ -193,6 +195,54 @@ def test_a_delayed_message_is_not_delivered_before_its_time(
     with database.connection() as connection:
         connection.execute("UPDATE dramatiq.queue SET due_at = now()")
     assert eventually(lambda: next(consumer)).actor_name == "later"
+
+
+def test_a_worker_takes_its_own_retry_when_it_is_due(
+    database: Database, make_broker: MakeBroker
+) -> None:
+    broker = make_broker("w")
+    consumer, nothing = claim(database, broker, lease=60)
+    assert nothing is None
+    began = time.monotonic()
+    broker.enqueue(message("soon"), delay=100)
+    broker.enqueue(message("later"), delay=200)
+    for actor_name in ("soon", "later"):
+        delivery = next(consumer)
+        assert delivery is not None
+        assert delivery.actor_name == actor_name
+        consumer.ack(delivery)
+    assert 0.2 <= time.monotonic() - began < POLL_SECONDS / 2
+
+
+def test_workers_that_have_nothing_to_do_leave_postgres_alone(
+    database: Database, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = make_broker("w")
+    _, nothing = claim(database, broker, lease=60)
+    assert nothing is None
+    consumer = broker.consume(QUEUE, prefetch=2, timeout=10)
+    asked = 0
+
+    def transaction() -> contextlib.AbstractContextManager[Connection]:
+        nonlocal asked
+        asked += 1
+        return Database.hasty_transaction(database)
+
+    monkeypatch.setattr(database, "hasty_transaction", transaction)
+    began = time.monotonic()
+    for _ in range(50):
+        assert next(consumer) is None
+    assert 1 <= asked <= 1 + (time.monotonic() - began) / POLL_SECONDS
+    # Nor is anything lost by that: a poll finds what nobody was told of.
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO dramatiq.queue (message_id, queue_name, state, message)"
+            " VALUES (%s, %s, 'queued', %s)",
+            [uuid4(), QUEUE, message("noop").encode().decode()],
+        )
+    delivery = eventually(lambda: next(consumer))
+    assert delivery is not None
+    assert delivery.actor_name == "noop"
 
 
 def test_messages_of_a_dead_worker_go_to_another(
