@@ -241,11 +241,11 @@ class Pipeline:
             progress = patiently(lambda: self._ledger.progress(run_id))
             completed = progress.records.get("completed", 0)
             display.update(completed, records)
-            # Shorter towards the end: a quarter of the time that the rate so far foretells. Until
-            # there is a rate, longer each time.
+            # Shorter towards the end: a small part of the time that the rate so far foretells.
+            # Until there is a rate, longer each time.
             if completed > before:
                 elapsed = time.monotonic() - began
-                pause = (records - completed) / (completed - before) * elapsed / 4
+                pause = (records - completed) / (completed - before) * elapsed / 16
             else:
                 pause *= 1.5
             pause = min(max(pause, _SHORTEST_POLL_SECONDS), POLL_SECONDS)
