@@ -2,7 +2,8 @@
 
 A sample of records is queried by its own embedding, on both sides. An index is approximate, so a
 record is not always its own neighbour, on the source either: what counts is a target that finds
-clearly less than its source.
+clearly less than its source. Small samples of two equal indexes differ by much now and then, so a
+target that looks worse is asked again, for a larger one, and that decides.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ QUERIES = load_queries("manifest")
 NEIGHBOURS = 10
 _QUERIES = 25  # of one request; a server works on several requests at a time
 _REQUESTS = 4  # to each side at a time
-_SIGMAS = 3  # so rarely would chance alone make a target look worse
-_LEAST = 0.05  # of the sample
+_SUSPICIOUS = 2.0  # standard deviations: chance alone does that in one run of fifty
+_WORSE = 3.0  # and this hardly ever, on top of that
+_DECIDING = 1000  # records at least, in the sample that decides
+_LEAST = 0.05  # of the sample: two indexes of the same records differ by less
 
 logger = structlog.get_logger(__name__)
 
@@ -52,11 +55,21 @@ class IndexCheck:
         return self.target_found / self.sampled
 
     @property
+    def looks_worse(self) -> bool:
+        """The target finds less than chance explains in most runs."""
+        return self._lacks_more_than(_SUSPICIOUS)
+
+    @property
     def is_worse(self) -> bool:
-        """The target finds clearly less: by more than two samples of one index would differ."""
-        spread = math.sqrt(2 * self.sampled * self.source_recall * (1 - self.source_recall))
-        allowed = max(_LEAST * self.sampled, _SIGMAS * spread)
-        return self.source_found - self.target_found > allowed
+        """The target finds clearly less."""
+        return self._lacks_more_than(_WORSE)
+
+    def _lacks_more_than(self, deviations: float) -> bool:
+        """Of what the difference of two such samples has, if both sides are equally good."""
+        recall = (self.source_recall + self.target_recall) / 2
+        deviation = math.sqrt(2 * self.sampled * recall * (1 - recall))
+        lacking = self.source_found - self.target_found
+        return lacking > max(_LEAST * self.sampled, deviations * deviation)
 
 
 def check_indexes(
@@ -68,14 +81,17 @@ def check_indexes(
     *,
     sample: int,
 ) -> list[IndexCheck]:
-    """Query `sample` records of each collection that a run has listed, on both sides."""
+    """Query `sample` records of each collection that a run has listed, on both sides, or more."""
     checks = []
     with ThreadPoolExecutor(max_workers=2 * _REQUESTS) as executor:
         for one in planned:
             if one.pair.target is None or not sample:
                 continue
-            ids = _draw(database, run_id, one.pair.source.id, sample)
-            check = _check(executor, source, one.pair.source, target, one.pair.target, ids)
+            for size in (sample, max(sample, _DECIDING)):
+                ids = _draw(database, run_id, one.pair.source.id, size)
+                check = _check(executor, source, one.pair.source, target, one.pair.target, ids)
+                if check is None or not check.looks_worse:
+                    break
             if check is not None:
                 checks.append(check)
     return checks

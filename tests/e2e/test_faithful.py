@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +454,28 @@ def test_an_index_that_finds_less_is_a_finding(program: Program, sides: Sides) -
         assert (check["target_recall"], check["worse"]) == (0.0, True)
         assert blind.document["findings"] == []
         assert program("verify", source.url, url, "--index-sample", "0").code == 0
+
+
+def test_what_a_small_sample_lacks_by_chance_is_no_finding(program: Program, sides: Sides) -> None:
+    source, target = sides
+    fill(source.client, "docs", 300)
+    assert program("sync", source.url, target.url).code == 0
+    with faulty_proxy(target.url.partition("?")[0]) as proxy:
+        queries = count()
+
+        def finds_nothing_at_first(request: Request) -> Fault | None:
+            if request.verb != "query" or next(queries) > 0:
+                return None
+            asked = json.loads(request.body)["query_embeddings"]
+            return Fault(status=200, body=json.dumps({"ids": [[] for _ in asked]}).encode())
+
+        proxy.rule = finds_nothing_at_first
+        url = target.url.replace(proxy.upstream, proxy.url)
+        verified = program("verify", source.url, url, "--json")
+    (check,) = verified.document["indexes"]
+    assert (check["sampled"], check["worse"]) == (300, False)
+    assert check["target_recall"] > 0.9
+    assert verified.code == 0
 
 
 def test_indexes_are_compared_by_what_both_sides_hold(program: Program, sides: Sides) -> None:
