@@ -94,9 +94,13 @@ class LocalWorkers:
                 "the same command goes on from here."
             ) from None
 
+    def dismiss(self) -> None:
+        """Let all of them stop; nothing is left for them to do. Does not wait for it."""
+        self._foreman.close()
+
     def close(self) -> None:
         """Stop all of them, and wait for it. May be called again."""
-        self._foreman.close()
+        self.dismiss()
         self._process.join()
 
 

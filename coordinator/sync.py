@@ -169,6 +169,7 @@ class Coordinator:
         began = time.monotonic()
         with self._at_work(options) as pipeline:
             run_id = self._compare(pipeline, options)
+            self._dismiss_workers()
             planned = pipeline.planner.planned(run_id)
             share = f"A sample of {options.sample:.3%} of the records was compared."
             report = conclude_verification(
@@ -316,6 +317,11 @@ class Coordinator:
                 "leave --workers 0 out, or run `chroma run` and give its address."
             )
 
+    def _dismiss_workers(self) -> None:
+        """What is left to do is the coordinator's; the local workers stop meanwhile."""
+        if self._local is not None:
+            self._local.dismiss()
+
     def _queue_name(self, source: Store, target: Store) -> str:
         """Directories are served to this machine only, so their tasks are for its own workers."""
         if source.endpoint == source.label and target.endpoint == target.label:
@@ -440,6 +446,7 @@ class Coordinator:
         began = time.monotonic()
         try:
             proven = prove()
+            self._dismiss_workers()
             planner = pipeline.planner
             planned = patiently(lambda: planner.planned(run_id))
             listed = patiently(lambda: planner.planned(proven.verifications[-1]))
