@@ -21,24 +21,31 @@ ANALYZE sync_settled_ids
 
 -- name: settle
 -- What was found alike, but for what a later run has written since.
-WITH looked_at AS (
-    SELECT t.run_id, i.id,
-           t.task_status = 'completed'
-           AND (u.task_id IS NULL
-                -- Not the cardinality of the ids: they would be decompressed for each of them.
-                OR (cardinality(u.positions) < m.chunk_end_offset - m.chunk_start_offset
-                    AND i.n - 1 <> ALL (u.positions))) AS alike
+-- What is asked of a whole chunk comes first: the ids of the others are not even decompressed.
+WITH alike AS MATERIALIZED (
+    SELECT i.id
       FROM sync_tasks t
       JOIN sync_manifests m USING (run_id, collection_id, chunk_start_offset)
       LEFT JOIN sync_unproven u ON u.task_id = t.id
      CROSS JOIN LATERAL unnest(m.ids) WITH ORDINALITY AS i(id, n)
-     WHERE t.collection_id = %(collection_id)s
-       AND t.run_id = ANY (%(known)s::uuid[] || %(written)s::uuid[])
+     WHERE t.collection_id = %(collection_id)s AND t.run_id = ANY (%(known)s)
+       AND t.task_status = 'completed'
+       AND (u.task_id IS NULL
+            OR cardinality(u.positions) < m.chunk_end_offset - m.chunk_start_offset)
+       AND (u.task_id IS NULL OR i.n - 1 <> ALL (u.positions))
 )
 INSERT INTO sync_settled_ids (id)
-SELECT id FROM looked_at WHERE alike AND run_id = ANY (%(known)s)
+SELECT id FROM alike
 EXCEPT
-SELECT id FROM looked_at WHERE NOT alike AND run_id = ANY (%(written)s)
+SELECT i.id
+  FROM sync_tasks t
+  JOIN sync_manifests m USING (run_id, collection_id, chunk_start_offset)
+  LEFT JOIN sync_unproven u ON u.task_id = t.id
+ CROSS JOIN LATERAL unnest(m.ids) WITH ORDINALITY AS i(id, n)
+ WHERE EXISTS (SELECT FROM alike)
+   AND t.collection_id = %(collection_id)s AND t.run_id = ANY (%(written)s)
+   AND (t.task_status <> 'completed' OR u.task_id IS NOT NULL)
+   AND (t.task_status <> 'completed' OR i.n - 1 = ANY (u.positions))
 
 -- name: freeze_source_ids
 WITH settled AS (
