@@ -65,7 +65,7 @@ class IndexCheck:
         return self._lacks_more_than(_WORSE)
 
     def _lacks_more_than(self, deviations: float) -> bool:
-        """Of what the difference of two such samples has, if both sides are equally good."""
+        """Standard deviations of the difference of two such samples of equally good indexes."""
         recall = (self.source_recall + self.target_recall) / 2
         deviation = math.sqrt(2 * self.sampled * recall * (1 - recall))
         lacking = self.source_found - self.target_found

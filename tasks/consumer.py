@@ -96,6 +96,7 @@ class PostgresConsumer(Consumer):
             self._claim(free)
 
     def _next_look(self) -> float:
+        """By the monotonic clock. Called with the lock."""
         return min(self._look_at, self._due[0]) if self._due else self._look_at
 
     def _free(self) -> int:

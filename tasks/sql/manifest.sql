@@ -21,7 +21,8 @@ ANALYZE sync_settled_ids
 
 -- name: settle
 -- What was found alike, but for what a later run has written since.
--- What is asked of a whole chunk comes first: the ids of the others are not even decompressed.
+-- What is asked of a whole chunk comes first: the ids of the others are not even decompressed. After
+-- a full copy nothing is alike, and what was written is not looked at.
 WITH alike AS MATERIALIZED (
     SELECT i.id
       FROM sync_tasks t

@@ -431,6 +431,12 @@ def test_a_record_that_cannot_be_read_is_named_alone(program: Program, sides: Si
     assert (repaired.code, counts(repaired.document)["added"]) == (0, 1)
 
 
+def nothing_found(query: Request) -> Fault:
+    """The answer of an index that is empty."""
+    asked = json.loads(query.body)["query_embeddings"]
+    return Fault(status=200, body=json.dumps({"ids": [[] for _ in asked]}).encode())
+
+
 def test_an_index_that_finds_less_is_a_finding(program: Program, sides: Sides) -> None:
     source, target = sides
     fill(source.client, "docs", 300)
@@ -441,10 +447,7 @@ def test_an_index_that_finds_less_is_a_finding(program: Program, sides: Sides) -
     with faulty_proxy(target.url.partition("?")[0]) as proxy:
 
         def finds_nothing(request: Request) -> Fault | None:
-            if request.verb != "query":
-                return None
-            asked = json.loads(request.body)["query_embeddings"]
-            return Fault(status=200, body=json.dumps({"ids": [[] for _ in asked]}).encode())
+            return nothing_found(request) if request.verb == "query" else None
 
         proxy.rule = finds_nothing
         url = target.url.replace(proxy.upstream, proxy.url)
@@ -464,10 +467,8 @@ def test_what_a_small_sample_lacks_by_chance_is_no_finding(program: Program, sid
         queries = count()
 
         def finds_nothing_at_first(request: Request) -> Fault | None:
-            if request.verb != "query" or next(queries) > 0:
-                return None
-            asked = json.loads(request.body)["query_embeddings"]
-            return Fault(status=200, body=json.dumps({"ids": [[] for _ in asked]}).encode())
+            is_first = request.verb == "query" and next(queries) == 0
+            return nothing_found(request) if is_first else None
 
         proxy.rule = finds_nothing_at_first
         url = target.url.replace(proxy.upstream, proxy.url)
