@@ -2,12 +2,12 @@
 
     python -m tests.benchmarks.sync [--size DIMENSION:RECORDS ...] [--rounds N] [-- OPTION ...]
 
-There is one source and one target server; every contender has a database of its own on the target.
-A target slows down as it grows, so the second round goes in reverse, and so on; each figure is the
-median of its rounds. "Ours" and the plain script are processes, measured from their start to their
-end, as a user sees them; Postgres runs already. Only against the raw ceilings does it count from
-the plan to the last result that was recorded, by Postgres's clock, as the ceilings start nothing
-either.
+For each dimension there is one source and one target server, both new; every contender has a
+database of its own on that target. A target slows down as it grows, so the second round goes in
+reverse, and so on; each figure is the median of its rounds. "Ours" and the plain script are
+processes, measured from their start to their end, as a user sees them; Postgres runs already. Only
+against the raw ceilings does it count from the plan to the last result that was recorded, by
+Postgres's clock, as the ceilings start nothing either.
 
 Ours works with as many worker processes as leave the servers a core (options after `--` take the
 place of that), as the raw reads take the number of threads that suits the machine best. A command
@@ -333,11 +333,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers are stopped
     console = Console(highlight=False)
     results = {}
-    with stage(arguments.options or OPTIONS) as servers:
-        for dimension, size in dict(arguments.size or SIZES.items()).items():
-            results[dimension] = Bench(
-                servers, dimension, size, arguments.rounds, console
-            ).measure()
+    for dimension, size in dict(arguments.size or SIZES.items()).items():
+        with stage(arguments.options or OPTIONS) as servers:
+            bench = Bench(servers, dimension, size, arguments.rounds, console)
+            results[dimension] = bench.measure()
     show(results, console)
     write_results(RESULTS, {"cores": os.cpu_count(), "sizes": results}, console)
 
