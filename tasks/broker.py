@@ -109,6 +109,7 @@ class PostgresBroker(dramatiq_pg.PostgresBroker):  # type: ignore[misc]
     # Consuming --------------------------------------------------------------------------------
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30000) -> PostgresConsumer:
+        """The consumer of a queue. It has a `timeout` of its own."""
         with self._lock:
             if self._settler is None:
                 self._settler = Settler(self.database)
@@ -117,7 +118,6 @@ class PostgresBroker(dramatiq_pg.PostgresBroker):  # type: ignore[misc]
                 queue_name,
                 worker_id=self.worker_id,
                 prefetch=prefetch,
-                timeout=timeout / 1000,
                 settler=self._settler,
                 hand_back=self.hand_back,
                 may_claim=self._may_claim,
