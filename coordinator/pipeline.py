@@ -44,7 +44,7 @@ from tasks.stores.base import Store
 from tasks.worker import DEFAULT_QUEUE
 from tasks.workers import bury_dead_workers, live_workers
 
-POLL_SECONDS = 0.2  # at most
+POLL_SECONDS = 0.5  # at most
 _SHORTEST_POLL_SECONDS = 0.0125  # a run of a few chunks is over in less than POLL_SECONDS
 MEND_SECONDS = 2.0  # between two looks for lost tasks and dead workers
 PATIENCE_SECONDS = 60.0  # how long Postgres or a store may be away

@@ -232,6 +232,7 @@ class _Prints:
         # fingerprint that two stores should agree on; `compare` looks at them with a tolerance.
         embeddings = collection.space != "cosine"
         source = record_digests(wanted, embeddings=embeddings)
+        self._of_source = source if embeddings else None
         target = source if difference.identical else record_digests(found, embeddings=embeddings)
         self.source = to_hex(total(source))
         self.target = to_hex(total(target))
@@ -259,13 +260,15 @@ class _Prints:
             return []
         # With embeddings, always: one store returns the same bits each time, and a record whose
         # vector changed is one that changed.
-        changed = self._wanted.take(rows)
-        digests = record_digests(changed, embeddings=True)
+        if self._of_source is not None:
+            digests = [self._of_source[row] for row in rows]
+        else:
+            digests = record_digests(self._wanted.take(rows), embeddings=True)
         position = {id_: place for place, id_ in enumerate(ids)}
         return [
             *(
-                (position[id_], (digest & _DIGEST_BITS) or 1)
-                for id_, digest in zip(changed.ids, digests, strict=True)
+                (position[self._wanted.ids[row]], (digest & _DIGEST_BITS) or 1)
+                for row, digest in zip(rows, digests, strict=True)
             ),
             *((position[self._found.ids[row]], 0) for row in extra),
             *((position[id_], 1) for id_ in unknown),
