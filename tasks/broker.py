@@ -109,7 +109,7 @@ class PostgresBroker(dramatiq_pg.PostgresBroker):  # type: ignore[misc]
     # Consuming --------------------------------------------------------------------------------
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30000) -> PostgresConsumer:
-        """The consumer of a queue. It has a `timeout` of its own."""
+        """The consumer of a queue. Dramatiq's `timeout` is not its own: see `PostgresConsumer`."""
         with self._lock:
             if self._settler is None:
                 self._settler = Settler(self.database)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +16,13 @@ from uuid import uuid4
 
 import chromadb
 import numpy as np
+import psycopg
 import pytest
 from chromadb.api import ClientAPI
 from chromadb.config import Settings
 
 from tasks.stores.server import ChromaServer
+from tests.eventually import eventually
 
 COMMAND = [sys.executable, "-m", "coordinator.cli"]
 
@@ -94,6 +96,22 @@ class Program:
 @pytest.fixture
 def program(tmp_path: Path, database_url: str) -> Program:
     return Program(tmp_path, database_url)
+
+
+Ask = Callable[[str], list[tuple[Any, ...]]]
+
+
+@pytest.fixture
+def ask(database_url: str) -> Iterator[Ask]:
+    """Plain SQL on the ledger."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield lambda query: connection.execute(query.encode()).fetchall()
+
+
+def wait_for_a_chunk(ask: Ask) -> None:
+    eventually(
+        lambda: ask("SELECT 1 FROM sync_tasks WHERE task_status = 'completed' LIMIT 1"), within=60
+    )
 
 
 @pytest.fixture(scope="session")

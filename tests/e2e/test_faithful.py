@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
-import pytest
 
 from tests.chaos.faulty_proxy import Fault, Request, faulty_proxy
-from tests.e2e.conftest import Program, Side, embedding_of, everything, fill
+from tests.e2e.conftest import Ask, Program, Side, embedding_of, everything, fill
 from tests.eventually import eventually
 
 Sides = tuple[Side, Side]
-Ask = Callable[[str], list[tuple[Any, ...]]]
-
-
-@pytest.fixture
-def ask(database_url: str) -> Iterator[Ask]:
-    """Plain SQL on the ledger."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        yield lambda query: connection.execute(query.encode()).fetchall()
 
 
 def vectors(*rows: list[float]) -> Any:

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import psycopg
-import pytest
-
-from tests.e2e.conftest import Program, Side, everything, fill
+from tests.e2e.conftest import Ask, Program, Side, everything, fill
 from tests.eventually import eventually
 
 Sides = tuple[Side, Side]
-Ask = Callable[[str], list[tuple[Any, ...]]]
-
-
-@pytest.fixture
-def ask(database_url: str) -> Iterator[Ask]:
-    """Plain SQL on the ledger."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        yield lambda query: connection.execute(query.encode()).fetchall()
 
 
 def is_alike(source: Side, target: Side, name: str) -> bool:

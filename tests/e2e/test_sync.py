@@ -7,43 +7,21 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import psycopg
 import pytest
 
-from tests.e2e.conftest import Program, Side, embedding_of, everything, fill
+from tests.e2e.conftest import Ask, Program, Side, embedding_of, everything, fill, wait_for_a_chunk
 from tests.eventually import eventually
 
 Sides = tuple[Side, Side]
 
 
-@pytest.fixture
-def ask(database_url: str) -> Iterator[Callable[[str], list[tuple[object, ...]]]]:
-    """Plain SQL on the ledger."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-
-        def run(query: str) -> list[tuple[object, ...]]:
-            return connection.execute(query.encode()).fetchall()
-
-        yield run
-
-
 def vectors(*rows: list[float]) -> Any:
     return [np.asarray(row, dtype=np.float32) for row in rows]
-
-
-Ask = Callable[[str], list[tuple[object, ...]]]
-
-
-def wait_for_a_chunk(ask: Ask) -> None:
-    eventually(
-        lambda: ask("SELECT 1 FROM sync_tasks WHERE task_status = 'completed' LIMIT 1"), within=60
-    )
 
 
 def wait_until_workers_are_gone(ask: Ask) -> None:

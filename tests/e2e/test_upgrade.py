@@ -15,8 +15,7 @@ from psycopg import sql
 
 from tasks.database import Database
 from tasks.schema import known_migrations, migrate
-from tests.e2e.conftest import Program, Side, everything, fill
-from tests.eventually import eventually
+from tests.e2e.conftest import Ask, Program, Side, everything, fill, wait_for_a_chunk
 
 FIRST_LEDGER = 3  # the migration that made it
 TABLES = (
@@ -39,6 +38,7 @@ def test_a_run_that_an_earlier_version_was_killed_in_goes_on(
     version: int,
     program: Program,
     sides: tuple[Side, Side],
+    ask: Ask,
     database_url: str,
     new_database: Callable[[str], str],
     tmp_path: Path,
@@ -51,7 +51,7 @@ def test_a_run_that_an_earlier_version_was_killed_in_goes_on(
         psycopg.connect(database_url, autocommit=True) as now,
         psycopg.connect(earlier_url, autocommit=True) as earlier,
     ):
-        begin_and_kill(program, command, now)
+        begin_and_kill(program, command, ask)
         recorded = now.execute("SELECT task_id, attempt_token FROM sync_results").fetchall()
         bring_to(version, earlier_url)
         for table in TABLES:
@@ -73,19 +73,13 @@ def test_a_run_that_an_earlier_version_was_killed_in_goes_on(
         ).fetchone() == (0,)
 
 
-def begin_and_kill(program: Program, command: tuple[str, ...], ledger: psycopg.Connection) -> None:
+def begin_and_kill(program: Program, command: tuple[str, ...], ask: Ask) -> None:
     """Leave a run with chunks that are done, in hand, and waiting."""
     with (
         program.start("worker", SYNC_LEASE_SECONDS="2") as worker,
         program.start(*command, "--workers", "0") as running,
     ):
-        eventually(
-            lambda: ledger.execute(
-                "SELECT 1 FROM sync_tasks HAVING count(*) FILTER (WHERE task_status = 'completed')"
-                " BETWEEN 1 AND 20"
-            ).fetchone(),
-            within=60,
-        )
+        wait_for_a_chunk(ask)
         for process in (worker, running):
             process.kill()
             process.communicate()

@@ -89,6 +89,13 @@ def claim(
     return consumer, next(consumer)
 
 
+def idle(database: Database, broker: PostgresBroker, *, lease: float = LEASE) -> Any:
+    """The consumer of such a worker, for which there is nothing yet."""
+    consumer, nothing = claim(database, broker, lease=lease)
+    assert nothing is None
+    return consumer
+
+
 def test_it_is_a_dramatiq_pg_broker(make_broker: MakeBroker) -> None:
     assert isinstance(make_broker("w"), dramatiq_pg.PostgresBroker)
 
@@ -190,8 +197,7 @@ def test_a_delayed_message_is_not_delivered_before_its_time(
 ) -> None:
     broker = make_broker("w")
     broker.enqueue(message("later"), delay=3_600_000)
-    consumer, nothing = claim(database, broker, lease=60)
-    assert nothing is None
+    consumer = idle(database, broker, lease=60)
     with database.connection() as connection:
         connection.execute("UPDATE dramatiq.queue SET due_at = now()")
     assert eventually(lambda: next(consumer)).actor_name == "later"
@@ -201,8 +207,7 @@ def test_a_worker_takes_its_own_retry_when_it_is_due(
     database: Database, make_broker: MakeBroker
 ) -> None:
     broker = make_broker("w")
-    consumer, nothing = claim(database, broker, lease=60)
-    assert nothing is None
+    consumer = idle(database, broker, lease=60)
     began = time.monotonic()
     broker.enqueue(message("soon"), delay=100)
     broker.enqueue(message("later"), delay=200)
@@ -218,8 +223,7 @@ def test_workers_that_have_nothing_to_do_leave_postgres_alone(
     database: Database, make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = make_broker("w")
-    _, nothing = claim(database, broker, lease=60)
-    assert nothing is None
+    idle(database, broker, lease=60)
     consumer = broker.consume(QUEUE, prefetch=2, timeout=10)
     asked = 0
 
@@ -263,8 +267,7 @@ def test_a_worker_that_finishes_its_last_messages_is_not_kept_busy_by_its_consum
     database: Database, make_broker: MakeBroker
 ) -> None:
     broker = make_broker("w")
-    consumer, nothing = claim(database, broker, lease=60)
-    assert nothing is None
+    consumer = idle(database, broker, lease=60)
     consumer.stop()
     began = time.thread_time()
     until = time.monotonic() + 0.5
@@ -277,8 +280,7 @@ def test_a_worker_without_a_lease_is_given_nothing(
     database: Database, make_broker: MakeBroker
 ) -> None:
     dead, alive = make_broker("dead"), make_broker("alive")
-    consumer, nothing = claim(database, dead)
-    assert nothing is None
+    consumer = idle(database, dead)
     assert eventually(lambda: bury_dead_workers(database)) == ["dead"]
     dead.enqueue(message("noop"))
     assert next(consumer) is None
